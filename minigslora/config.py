@@ -1,0 +1,102 @@
+"""Checked configuration: frozen dataclasses whose values are parsed and whose unknown keys are errors."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from minigslora.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def parse_value(key: str, value: Any, kind: Any) -> Any:
+    """Return ``value`` as ``kind``, or raise a :class:`ConfigError` that names ``key``.
+
+    Numbers may come as strings (YAML reads ``1e-4`` as one); nothing else is converted silently.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{key} = {value!r}; allowed: {', '.join(map(repr, args))}")
+        return value
+    if origin in (Union, types.UnionType):
+        return _parse_union(key, value, args)
+    if origin in (tuple, list, Sequence, typing.Sequence):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            value = [value]  # one value stands for a list of one
+        inner = args[0] if args else Any
+        parsed = [parse_value(f"{key}[{i}]", v, inner) for i, v in enumerate(value)]
+        return parsed if origin is list else tuple(parsed)
+    return _parse_scalar(key, value, kind)
+
+
+def _parse_union(key: str, value: Any, kinds: tuple[Any, ...]) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    problems = []
+    for kind in kinds:
+        if kind is type(None):
+            continue
+        try:
+            return parse_value(key, value, kind)
+        except ConfigError as problem:
+            problems.append(str(problem))
+    raise ConfigError("; or ".join(problems))
+
+
+def _parse_scalar(key: str, value: Any, kind: Any) -> Any:
+    expected = ConfigError(f"{key} = {value!r}; expected {_describe(kind)}")
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        raise expected
+    if kind in (int, float):
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise expected
+        try:
+            number = float(value)
+        except ValueError:
+            raise expected from None
+        if math.isnan(number) or (kind is int and number != int(number)):
+            raise expected
+        return int(number) if kind is int else number
+    if isinstance(kind, type) and not isinstance(value, kind):
+        raise expected
+    return value
+
+
+def _describe(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def parse_fields(config: T) -> T:
+    """Return a dataclass instance with every field parsed to its annotated type."""
+    assert is_dataclass(config)
+    assert not isinstance(config, type)
+    hints = get_type_hints(type(config))
+    own: tuple[Field[Any], ...] = fields(config)
+    values = {f.name: parse_value(f.name, getattr(config, f.name), hints[f.name]) for f in own}
+    return replace(config, **values)
+
+
+def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Make a dataclass from ``values``; an unknown key is an error that suggests the nearest one."""
+    assert is_dataclass(kind)
+    known = [f.name for f in fields(kind)]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"unknown parameter {key!r}{hint} Known: {', '.join(known)}")
+    return parse_fields(kind(**values))

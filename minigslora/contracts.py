@@ -1,0 +1,270 @@
+"""What a method and a problem promise each other, and what passes between them.
+
+A *method* (GS-LoRA, a baseline) turns batches into loss terms; a *problem* (classification,
+detection) says what a batch, a loss and an output are. Neither knows the other: a method is one file
+that works on every problem, a problem one file that serves every method. The loop, the data order,
+the evaluation and the files are :mod:`minigslora.forgetting`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from minigslora.streams import Streams
+
+Role = Literal["retain", "forget", "retain2"]
+"""Which part of a batch: retained images, images to forget, a second draw of retained ones."""
+
+Space = Literal["logits", "embedding"]
+"""Where prototypes live: the classifier's outputs, or what the classifier reads."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One erasure request and the images at hand for it.
+
+    Attributes:
+        name: "task1", "task2", …
+        index: its place in the sequence, from 0.
+        forget: class ids to forget now.
+        old: class ids forgotten by earlier tasks.
+        retain: class ids to keep, those without images included.
+        missing: retained class ids without a single image.
+        retain_images: indices of retained training images, for replay.
+        forget_images: indices of training images of the classes to forget.
+    """
+
+    name: str
+    index: int
+    forget: tuple[int, ...]
+    old: tuple[int, ...]
+    retain: tuple[int, ...]
+    missing: tuple[int, ...] = ()
+    retain_images: tuple[int, ...] = ()
+    forget_images: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training is. ``step`` counts within the epoch, ``epoch`` within the task, from 0."""
+
+    task: int = 0
+    epoch: int = 0
+    epochs: int = 1
+    step: int = 0
+    steps: int = 1
+
+
+@dataclass
+class Batch:
+    """Images of several roles behind one another, so that one forward pass serves all.
+
+    Attributes:
+        inputs: what the model reads, images first to last by role.
+        targets: labels (B,) for classification, a list of annotations for detection.
+        sizes: how many images of each role, in order.
+    """
+
+    inputs: Tensor
+    targets: Any
+    sizes: dict[Role, int]
+
+    def part(self, values: Tensor, role: Role) -> Tensor | None:
+        """Return the rows of ``values`` (B, …) that belong to ``role``; None where it has none."""
+        start = 0
+        for name, size in self.sizes.items():
+            if name == role:
+                return values[start : start + size]
+            start += size
+        return None
+
+
+@dataclass
+class Losses:
+    """Per-image losses on true labels, each of shape (B,).
+
+    Attributes:
+        bounded: what forgetting maximises up to a bound (cross-entropy; focal loss of boxes).
+        plain: what is minimised for every image, forgotten or not (box losses); zero otherwise.
+    """
+
+    bounded: Tensor
+    plain: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What retaining minimises."""
+        return self.bounded + self.plain
+
+
+Terms = dict[str, Tensor]
+"""Named loss terms of one step, scalars on the device; "loss" is the one to minimise."""
+
+
+@runtime_checkable
+class Problem(Protocol):
+    """What a benchmark means to a method.
+
+    Attributes:
+        model: the model being edited; methods may wrap its layers or train its parameters.
+        num_classes: C.
+        device: where the model and its batches live.
+    """
+
+    model: nn.Module
+    num_classes: int
+    device: torch.device
+
+    def begin(self, task: Task) -> None:
+        """Learn which classes the coming batches keep and forget."""
+
+    def batch(self, indices: Mapping[Role, Tensor], moves: torch.Generator | None = None) -> Batch:
+        """Return training images by index, on the device, augmented where a stream is given."""
+        ...
+
+    def forward(self, batch: Batch, model: nn.Module | None = None) -> Any:
+        """Return the outputs of ``model`` (the live one by default) for ``batch``."""
+        ...
+
+    def losses(self, outputs: Any, batch: Batch, margin: bool = True) -> Losses:
+        """Return per-image losses on true labels, with the head's training margin if it has one."""
+        ...
+
+    def vectors(self, outputs: Any, batch: Batch, space: Space, role: Role) -> tuple[Tensor, Tensor] | None:
+        """Return (vectors (M, D), labels (M,)) of the objects of ``role``, one row per object.
+
+        A classification image is one object; a detection image has one per matched box. None where
+        the batch has none.
+        """
+        ...
+
+    def class_rows(self, space: Space, model: nn.Module | None = None) -> Tensor:
+        """Return the classifier's own rows as prototypes, (C, D): what a class without data has."""
+        ...
+
+    def replay(self, task: Task) -> Iterable[Batch]:
+        """Return the task's images once, unaugmented, in batches; for teachers and prototypes."""
+        ...
+
+    def fresh_model(self, streams: Streams) -> nn.Module:
+        """Return the same architecture with random weights, for Retrain."""
+        ...
+
+    def evaluate(self, tasks: Sequence[Task]) -> list[dict[str, float]]:
+        """Return each task's metrics for the live model on the test split, from one pass over it."""
+        ...
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the precision context of training."""
+        ...
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the one loop trains, whatever the method.
+
+    Attributes:
+        epochs: passes over the retained images.
+        batch_retain, batch_forget: images of each role in a step.
+        lr: peak learning rate.
+        lr_min: the rate at the last epoch of the cosine.
+        weight_decay: AdamW's, for parameter groups that do not set their own.
+        schedule: "cosine" by epoch, or "constant".
+        warmup_epochs: linear warm-up of the rate.
+        optimizer: "adamw" or "adam".
+        clip: largest gradient norm; 0 for none.
+        augment: whether images are augmented on the device.
+        dropout: whether the model's dropout acts while it is edited.
+    """
+
+    epochs: int = 100
+    batch_retain: int = 48
+    batch_forget: int = 48
+    lr: float = 1e-2
+    lr_min: float = 1e-5
+    weight_decay: float = 0.05
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: int = 0
+    optimizer: Literal["adamw", "adam"] = "adamw"
+    clip: float = 0.0
+    augment: bool = False
+    dropout: bool = True
+
+
+ParamGroup = dict[str, Any]
+"""An optimiser's parameter group: {"params": […], "weight_decay": …}."""
+
+
+class Method(Protocol):
+    """How forgetting is done. Everything but :meth:`step` has a default.
+
+    Subclass it, set ``name`` and ``Config`` (a frozen dataclass with a preset per setting), and the
+    table of methods finds the file.
+
+    Attributes:
+        name: what the method is called in tables and commands.
+        revocable: whether :func:`minigslora.lora.revoke` can undo one of its tasks.
+        config: its configuration.
+        training: how the loop trains it.
+    """
+
+    name: ClassVar[str]
+    revocable: ClassVar[bool] = False
+    config: Any
+    training: Training
+
+    def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
+        """Prepare ``task`` (adapters, a teacher, a fresh model) and say what is trained.
+
+        No parameter groups mean that nothing is trained, as for closed-form edits in :meth:`end`.
+        """
+        return [{"params": [p for p in problem.model.parameters() if p.requires_grad]}]
+
+    def wants(self, progress: Progress) -> tuple[Role, ...]:
+        """Return which images the coming step needs."""
+        return ("retain", "forget")
+
+    def step(self, problem: Problem, batch: Batch, progress: Progress) -> Terms:
+        """Return the named loss terms of one batch, "loss" among them."""
+        ...
+
+    def after_step(self, lr: float, progress: Progress) -> None:
+        """Act on the parameters after the optimiser (proximal step, averaging)."""
+
+    def end(self, problem: Problem, task: Task) -> None:
+        """Finish the task (freeze adapters, importances, closed-form edits)."""
+
+    def describe(self, problem: Problem, task: Task) -> dict[str, float]:
+        """Return figures of the finished task for its report, such as the zero-group ratio."""
+        return {}
+
+    def state_dict(self, problem: Problem) -> dict[str, Tensor]:
+        """Return what a stopped run needs to go on after this task; by default the whole model."""
+        return {k: v.detach().clone() for k, v in problem.model.state_dict().items()}
+
+    def load_state_dict(self, problem: Problem, state: Mapping[str, Tensor]) -> None:
+        """Put model and method into the state of :meth:`state_dict`."""
+        problem.model.load_state_dict(dict(state))
+
+
+@dataclass
+class TaskReport:
+    """What one task gave: its classes, its metrics in percent, its figures and its time."""
+
+    task: str
+    forget: tuple[int, ...]
+    metrics: dict[str, float]
+    figures: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def row(self) -> dict[str, Any]:
+        """Return a flat row for a table."""
+        times = {"seconds": round(self.seconds, 2)}
+        return {"task": self.task, **self.metrics, **self.figures, **times}

@@ -1,0 +1,1 @@
+"""Data sets: rendered (mini), real (folders), and their splits."""

@@ -1,0 +1,161 @@
+"""Images in class folders: ``ROOT/train/CLASS/*.jpg`` and ``ROOT/test/CLASS/*.jpg``.
+
+``val`` is taken where there is one and else held out of ``train``; a root with class folders only is
+split into all three. CASIA-Face100, ImageNet100 and anyone's own photographs come this way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+from tqdm.auto import tqdm
+
+from minigslora.datasets.images import DataSet, ImageSet
+from minigslora.errors import DataError
+from minigslora.streams import Streams
+
+CPU = torch.device("cpu")
+ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+SPLIT_NAMES: dict[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "val", "valid", "validation"),
+}
+IN_MEMORY = 4 << 30
+"""Bytes of uint8 images kept in memory; a larger split is read from its files as needed."""
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Images read from files when they are asked for, resized and centre-cropped to a square."""
+
+    files: tuple[Path, ...]
+    size: int
+    device: torch.device = CPU
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Return uint8 images (B, 3, size, size) for indices (B,)."""
+        with ThreadPoolExecutor(4) as pool:
+            wanted = [self.files[i] for i in indices.tolist()]
+            images = list(pool.map(lambda file: read_image(file, self.size), wanted))
+        return torch.stack(images).to(self.device)
+
+    def to(self, device: torch.device) -> FileImages:
+        """Return the same files, delivered to ``device``."""
+        return FileImages(self.files, self.size, device)
+
+
+def read_image(file: Path, size: int) -> Tensor:
+    """Return one image as uint8 (3, size, size): shorter side to ``size``, then the centre."""
+    try:
+        with Image.open(file) as image:
+            rgb = image.convert("RGB")
+    except (OSError, UnidentifiedImageError) as problem:
+        raise DataError(f"{file} is not a readable image ({problem}); remove or replace it") from problem
+    if min(rgb.size) != size:
+        scale = size / min(rgb.size)
+        width, height = (max(size, round(side * scale)) for side in rgb.size)
+        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    image_tensor: Tensor = tv.center_crop(tv.pil_to_tensor(rgb), [size, size])
+    return image_tensor
+
+
+def class_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the image files of each class folder, both sorted by name."""
+    return {
+        sub.name: sorted(f for f in sub.rglob("*") if f.suffix.lower() in ENDINGS)
+        for sub in sorted(folder.iterdir())
+        if sub.is_dir() and not sub.name.startswith(".")
+    }
+
+
+def load(root: Path | str, image_size: int, name: str = "", watch: bool = False) -> DataSet:
+    """Return the data set below ``root``, images as squares of ``image_size`` pixels.
+
+    Raises:
+        DataError: for a missing folder, a split without images, a class of one split that another
+            lacks in training, or an unreadable image.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise DataError(
+            f"no data folder at {root}; expected {root / 'train' / 'CLASS' / 'image.jpg'} and "
+            f"{root / 'test' / 'CLASS' / 'image.jpg'}"
+        )
+    splits = _splits(root)
+    classes = tuple(splits["train"])
+    sets = {
+        split: _image_set(files, classes, image_size, f"{root.name}/{split}", watch)
+        for split, files in splits.items()
+    }
+    return DataSet(name or root.name, sets["train"], sets["val"], sets["test"])
+
+
+def _splits(root: Path) -> dict[str, dict[str, list[Path]]]:
+    folders = {
+        split: next((root / n for n in names if (root / n).is_dir()), None)
+        for split, names in SPLIT_NAMES.items()
+    }
+    if folders["train"] is None:
+        train, rest = _hold_out(_not_empty(root), 0.2)
+        val, test = _hold_out(rest, 0.5)
+        return {"train": train, "val": val, "test": test}
+    if folders["test"] is None:
+        raise DataError(f"{root} has train/ but neither test/ nor val/; add one to measure on")
+    train, test = _not_empty(folders["train"]), _not_empty(folders["test"])
+    if unknown := sorted(set(test) - set(train)):
+        raise DataError(
+            f"{folders['test']} has the class folder {unknown[0]!r}, which {folders['train']} lacks"
+        )
+    if folders["val"] is None or folders["val"] == folders["test"]:
+        train, val = _hold_out(train, 0.1)
+    else:
+        val = _not_empty(folders["val"])
+    return {"train": train, "val": val, "test": test}
+
+
+def _not_empty(folder: Path) -> dict[str, list[Path]]:
+    found = class_files(folder)
+    if not any(found.values()):
+        raise DataError(f"{folder} has no class folder with images; expected CLASS/image.jpg in it")
+    if empty := [name for name, files in found.items() if not files]:
+        raise DataError(f"the class folder {folder / empty[0]} has no image; fill or remove it")
+    return found
+
+
+def _hold_out(
+    files: Mapping[str, Sequence[Path]], share: float
+) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Split off a fixed random share of each class, at least one image where it has two."""
+    kept: dict[str, list[Path]] = {}
+    held: dict[str, list[Path]] = {}
+    for name, own in files.items():
+        count = min(len(own) - 1, max(1, round(share * len(own))))
+        chosen = set(Streams(0).python("hold out", name).sample(range(len(own)), count))
+        held[name] = [f for i, f in enumerate(own) if i in chosen]
+        kept[name] = [f for i, f in enumerate(own) if i not in chosen]
+    return kept, held
+
+
+def _image_set(
+    files: Mapping[str, Sequence[Path]], classes: tuple[str, ...], size: int, what: str, watch: bool
+) -> ImageSet:
+    paths = tuple(f for name in classes for f in files.get(name, ()))
+    labels = torch.tensor([i for i, n in enumerate(classes) for _ in files.get(n, ())])
+    lazy = FileImages(paths, size)
+    if len(paths) * 3 * size * size > IN_MEMORY:
+        return ImageSet(lazy, labels, classes)
+    parts = torch.arange(len(paths)).split(512)
+    bar = tqdm(parts, desc=f"reading {what}", disable=None if watch else True)
+    images = [lazy[part] for part in bar] or [torch.empty(0, 3, size, size, dtype=torch.uint8)]
+    return ImageSet(torch.cat(images), labels, classes)

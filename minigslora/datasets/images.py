@@ -1,0 +1,128 @@
+"""Labelled images in memory, as uint8 on the device they are used on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minigslora.errors import DataError
+
+
+class Images(Protocol):
+    """Something that gives images by index: a tensor in memory, or files read as needed."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor:
+        """Return uint8 images (B, 3, H, W) for indices (B,)."""
+        ...
+
+    def to(self, device: torch.device, /) -> Images:
+        """Return the images on ``device``; files stay files."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """One split of a data set.
+
+    Attributes:
+        images: uint8, (N, 3, H, W), or :class:`Images` read as needed.
+        labels: int64, (N,), positions in ``classes``.
+        classes: the names of all classes of the data set, in the order of the model's head.
+    """
+
+    images: Tensor | Images
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.labels):
+            raise DataError(f"{len(self.images)} images but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> ImageSet:
+        """Return the split with images and labels on ``device``."""
+        images: Tensor | Images = self.images.to(device)
+        return replace(self, images=images, labels=self.labels.to(device))
+
+    def of_classes(self, wanted: Sequence[int]) -> Tensor:
+        """Return the indices of the images of some classes."""
+        chosen = torch.as_tensor(list(wanted), device=self.labels.device, dtype=torch.long)
+        return torch.nonzero(torch.isin(self.labels, chosen)).flatten()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Train, validation and test split of one data set.
+
+    ``val`` is held out from training for every choice of constants; ``test`` is for reports only.
+    """
+
+    name: str
+    train: ImageSet
+    val: ImageSet
+    test: ImageSet
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of all classes."""
+        return self.train.classes
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return int(self.train.images[torch.zeros(1, dtype=torch.long)].shape[-1])
+
+    def class_ids(self, names: Sequence[str | int]) -> list[int]:
+        """Return class ids for names or ids, in order and without repeats allowed.
+
+        Raises:
+            DataError: for a name that is no class, or a class named twice.
+        """
+        ids = [self._class_id(name) for name in names]
+        if repeated := [c for i, c in enumerate(ids) if c in ids[:i]]:
+            raise DataError(
+                f"class {self.classes[repeated[0]]!r} is named twice in one request; name it once"
+            )
+        return ids
+
+    def _class_id(self, name: str | int) -> int:
+        if str(name) in self.classes:
+            return self.classes.index(str(name))
+        if str(name).isdigit() and int(name) < len(self.classes):
+            return int(name)
+        some = ", ".join(self.classes[:5])
+        raise DataError(
+            f"unknown class {name!r} in {self.name}; its {len(self.classes)} classes are "
+            f"{some}{', …' if len(self.classes) > 5 else ''} (or a number from 0 to "
+            f"{len(self.classes) - 1})"
+        )
+
+
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return float images (B, 3, H, W) in [0, 1] under small random affine, flip and contrast.
+
+    All images of the batch are moved in one call on their device: flips with probability 1/2,
+    rotations up to ±9°, scales up to ±10 %, shifts up to ±8 %, contrast and brightness ±15 %.
+    """
+    x = images.float() / 255
+    u = torch.rand(len(x), 7, generator=generator, device=generator.device).to(x.device) * 2 - 1
+    flip = torch.where(u[:, 0] > 0, 1.0, -1.0)
+    angle, zoom = 0.157 * u[:, 1], 1 + 0.1 * u[:, 2]
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    rows = [torch.stack([cos * flip, -sin, 0.16 * u[:, 3]], 1)]
+    rows += [torch.stack([sin * flip, cos, 0.16 * u[:, 4]], 1)]
+    grid = F.affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+    contrast, brightness = 1 + 0.15 * u[:, 5], 0.15 * u[:, 6]
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = mean + (x - mean) * contrast[:, None, None, None] + brightness[:, None, None, None] * mean
+    return x.clamp(0, 1)

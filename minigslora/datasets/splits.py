@@ -1,0 +1,185 @@
+"""Which classes are forgotten when, and which images are at hand: one index file for all methods.
+
+A plan is fixed by (data set, setting, seed), so that every method sees the same requests and the same
+images. Source: arXiv 2501.09705, section 5.1; the published class order is Python's ``random`` seeded
+1337, and requests take classes from the end of it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from minigslora.contracts import Task
+from minigslora.datasets.images import DataSet, ImageSet
+from minigslora.errors import ConfigError, DataError
+from minigslora.files import read_json, write_json
+from minigslora.streams import Streams
+
+PUBLISHED_ORDER = 1337
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is asked and how much data there are.
+
+    Attributes:
+        requests: how many classes each request forgets.
+        ratio: share of each class's training images at hand, drawn anew for each task.
+        shots: images of each class at hand instead; 0 for ``ratio``.
+        missing: how many retained classes have no image at all.
+        order: seed of the published class order, or None for one drawn from the run's seed.
+    """
+
+    requests: tuple[int, ...] = (20, 20, 20, 20)
+    ratio: float = 0.1
+    shots: int = 0
+    missing: int = 0
+    order: Optional[int] = None
+
+    @property
+    def kind(self) -> str:
+        """The preset it takes: "ratio", "shots" or "missing"."""
+        return "shots" if self.shots else "missing" if self.missing else "ratio"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sequence of tasks with their images; what an index file holds."""
+
+    data: str
+    seed: int
+    tasks: tuple[Task, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the index file."""
+        write_json(path, {"data": self.data, "seed": self.seed, "tasks": list(map(asdict, self.tasks))})
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read an index file."""
+        value = read_json(path)
+        return cls(value["data"], value["seed"], tuple(map(_task, value["tasks"])))
+
+
+def _task(value: dict[str, Any]) -> Task:
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in value.items()}
+    return Task(**fields)
+
+
+def class_order(classes: int, seed: int, published: int | None = None) -> list[int]:
+    """Return the order of classes whose end is forgotten first."""
+    order = list(range(classes))
+    stream = random.Random(published) if published is not None else Streams(seed).python("classes")
+    stream.shuffle(order)
+    return order
+
+
+def plan(data: DataSet, setting: Setting, seed: int) -> Plan:
+    """Return the published protocol's plan: requests of fixed sizes from the end of a class order.
+
+    Raises:
+        ConfigError: where the requests leave no class to retain.
+        DataError: where a class has too few images.
+    """
+    total, asked = len(data.classes), sum(setting.requests)
+    if not setting.requests or min(setting.requests) < 1:
+        raise ConfigError(f"requests = {setting.requests}; each request forgets at least one class")
+    if asked + setting.missing >= total:
+        raise ConfigError(
+            f"{asked} classes to forget and {setting.missing} without images leave none of "
+            f"{total} to retain; ask for fewer"
+        )
+    order = class_order(total, seed, setting.order)
+    requests, end = [], total
+    for size in setting.requests:
+        requests.append(order[end - size : end])
+        end -= size
+    return plan_requests(data, requests, setting, seed, missing=order[: setting.missing])
+
+
+def plan_requests(
+    data: DataSet,
+    requests: Sequence[Sequence[int]],
+    setting: Setting,
+    seed: int,
+    missing: Sequence[int] = (),
+) -> Plan:
+    """Return a plan for explicit requests, given as class ids.
+
+    Raises:
+        DataError: for an empty request, a class requested twice or already forgotten, all classes
+            requested, an empty split, or fewer images than shots.
+    """
+    check_requests(data, requests)
+    streams, tasks = Streams(seed, "plan"), list[Task]()
+    old: list[int] = []
+    for index, request in enumerate(requests):
+        gone = set(old) | set(request)
+        kept = [c for c in range(len(data.classes)) if c not in gone]
+        stream = streams.under(f"task{index + 1}")
+        seen = [c for c in kept if c not in missing]
+        tasks.append(
+            Task(
+                name=f"task{index + 1}",
+                index=index,
+                forget=tuple(request),
+                old=tuple(old),
+                retain=tuple(kept),
+                missing=tuple(missing),
+                retain_images=draw(data.train, seen, setting, stream.under("retain")),
+                forget_images=draw(data.train, request, setting, stream.under("forget")),
+            )
+        )
+        old.extend(request)
+    return Plan(data.name, seed, tuple(tasks))
+
+
+def check_requests(data: DataSet, requests: Sequence[Sequence[int]]) -> None:
+    """Raise a :class:`DataError` for requests that cannot be served."""
+    seen: dict[int, int] = {}
+    for number, request in enumerate(requests, 1):
+        if not request:
+            raise DataError(f"request {number} names no class; name at least one")
+        for c in request:
+            if not 0 <= c < len(data.classes):
+                raise DataError(
+                    f"request {number} names class {c}, but {data.name} has classes 0 to "
+                    f"{len(data.classes) - 1}"
+                )
+            name = data.classes[c]
+            if seen.get(c) == number:
+                raise DataError(f"request {number} names {name!r} twice; name it once")
+            if c in seen:
+                raise DataError(
+                    f"request {number} names {name!r}, which request {seen[c]} already forgot; leave it out"
+                )
+            seen[c] = number
+    if len(seen) == len(data.classes):
+        raise DataError(f"the requests name all {len(seen)} classes of {data.name}; at least one must stay")
+
+
+def draw(split: ImageSet, classes: Sequence[int], setting: Setting, streams: Streams) -> tuple[int, ...]:
+    """Return indices of the images at hand: a share of each class's, or a few per class."""
+    if len(split) == 0:
+        raise DataError("the training split is empty; put images in its class folders")
+    chosen: list[int] = []
+    labels = split.labels.cpu()
+    for c in classes:
+        rows = (labels == c).nonzero().flatten().tolist()
+        count = setting.shots or max(1, round(setting.ratio * len(rows)))
+        if len(rows) < count:
+            raise DataError(
+                f"class {split.classes[c]!r} has {len(rows)} training images, but {count} are "
+                "asked for; lower shots, or add images"
+            )
+        chosen += sorted(streams.python(split.classes[c]).sample(rows, count))
+    return tuple(chosen)
+
+
+def describe(setting: Setting) -> dict[str, Any]:
+    """Return the setting as plain values."""
+    return asdict(setting)

@@ -1,0 +1,57 @@
+"""Where and in what precision to compute."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from minigslora.errors import ConfigError
+
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return the device called ``name``; "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"unknown device {name!r}; expected 'auto', 'cpu' or 'cuda'") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA GPU; use 'cpu'")
+    return device
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware (AMX or AVX512-BF16)."""
+    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    checks = [getattr(torch.cpu, name, None) for name in names]
+    return any(bool(check()) for check in checks if check is not None)
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 is fast on ``device``."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and cpu_has_bf16()
+
+
+def autocast(device: torch.device, precision: Precision = "auto") -> contextlib.AbstractContextManager[Any]:
+    """Return an autocast context: bf16 where it is fast, or as asked."""
+    enabled = precision == "bf16" or (precision == "auto" and fast_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def choose_attention(model: nn.Module, device: torch.device, precision: Precision = "auto") -> None:
+    """Use plain attention where bf16 runs on a CPU, timm's fused attention elsewhere.
+
+    Measured: torch's fused kernel spends most of a small ViT's bf16 backward there on a CPU.
+    """
+    bf16 = precision == "bf16" or (precision == "auto" and fast_bf16(device))
+    for module in model.modules():
+        if isinstance(getattr(module, "fused_attn", None), bool):
+            module.fused_attn = not (bf16 and device.type == "cpu")  # type: ignore[assignment]

@@ -1,0 +1,175 @@
+"""Forgetting on anyone's own model and data: the front door of the library.
+
+model = timm.create_model("vit_small_patch16_224", checkpoint_path="mine.pth", num_classes=10)
+erasure = minigslora.forget(model, "photos", classes=["cat"])
+print(erasure.table())
+erasure.finalize("erased.safetensors")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from timm.data.config import resolve_model_data_config
+from torch import nn
+
+from minigslora import lora
+from minigslora.contracts import Method, Task, TaskReport
+from minigslora.datasets import registry
+from minigslora.datasets.images import DataSet
+from minigslora.datasets.splits import Plan, Setting, check_requests, plan_requests
+from minigslora.device import Precision
+from minigslora.errors import MiniGSLoRAError, ModelError
+from minigslora.files import save_tensors
+from minigslora.forgetting import forget_sequence
+from minigslora.methods import create
+from minigslora.models.heads import CosineHead
+from minigslora.problems.classification import Classification
+
+
+@dataclass
+class Erasure:
+    """A model from which requests were erased, with what was measured.
+
+    Attributes:
+        problem: the data and the live model, ``problem.model``, adapters included.
+        method: how it was done.
+        plan: the requests and the images used.
+        reports: one per request.
+    """
+
+    problem: Classification
+    method: Method
+    plan: Plan
+    reports: list[TaskReport] = field(default_factory=list)
+
+    @property
+    def model(self) -> nn.Module:
+        """The live model: the pre-trained weights, untouched, with the requests' adapters."""
+        return self.problem.model
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per request: what was forgotten, and accuracies in percent."""
+        rows = []
+        for report in self.reports:
+            named = [self.problem.data.classes[c] for c in report.forget]
+            row = {k: v for k, v in report.row().items() if not k.startswith("norm/")}
+            rows.append({"task": row.pop("task"), "forgot": ", ".join(named), **row})
+        return pd.DataFrame(rows).set_index("task")
+
+    def revoke(self, task: str | None = None) -> None:
+        """Take back a request, the last one by default; see :func:`minigslora.lora.revoke`.
+
+        Raises:
+            ModelError: for a method whose requests cannot be revoked.
+        """
+        if not self.method.revocable:
+            raise ModelError(f"{self.method.name} changes the weights themselves; nothing to revoke")
+        names = lora.adapter_names(self.model)
+        if task is None and not names:
+            raise ModelError("no request is left to revoke")
+        lora.revoke(self.model, task or names[-1])
+        self.reports = [r for r in self.reports if r.task != (task or names[-1])]
+
+    def finalize(self, path: str | Path) -> Path:
+        """Write the erased model as one plain safetensors file, without base or adapters.
+
+        The keys are the pre-trained model's own, so that plain timm loads it strictly. Whoever has
+        only this file cannot take the erasure back; whoever has the live model can.
+        """
+        target = Path(path)
+        if target.suffix != ".safetensors":
+            raise ModelError(f"{target} should end in .safetensors, the format it is written in")
+        save_tensors(target, lora.fold(self.model).state_dict(), {"format": "pt"})
+        return target
+
+
+def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and standard deviation a model expects of images in [0, 1].
+
+    timm's models carry theirs; a face model takes pixels in [0, 1] as they are.
+    """
+    getter = getattr(model, "get_classifier", None)
+    if callable(getter) and isinstance(getter(), CosineHead):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    config = resolve_model_data_config(model)
+    return tuple(config["mean"]), tuple(config["std"])
+
+
+def input_size(model: nn.Module) -> int:
+    """Return the height and width of a model's input, in pixels."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size:
+        return int(size[0])
+    return int(resolve_model_data_config(model)["input_size"][-1])
+
+
+def forget(
+    model: nn.Module,
+    data: DataSet | str | Path,
+    classes: Sequence[str | int] | Sequence[Sequence[str | int]],
+    *,
+    method: str = "gslora++",
+    recipe: str = "corrected",
+    ratio: float = 0.1,
+    shots: int = 0,
+    seed: int = 0,
+    device: str = "auto",
+    precision: Precision = "auto",
+    out: str | Path | None = None,
+    watch: bool = True,
+    **settings: Any,
+) -> Erasure:
+    """Erase classes from a pre-trained classifier and keep the rest.
+
+    Args:
+        model: any timm vision transformer, or a Face Transformer; edited in place by adapters
+            beside its weights, which are never written.
+        data: a data set, its name, or a folder ``train/CLASS/*.jpg``, ``test/CLASS/*.jpg`` whose
+            classes, sorted by name, are those of the model's head.
+        classes: names or ids to forget: one request, or a list of requests served in order.
+        method: a name of the table of methods.
+        recipe: "corrected" (default) or "released".
+        ratio: share of the training images used.
+        shots: images of each class used instead, if not 0.
+        seed: of the images used, initialisation and order.
+        device: "auto", "cpu" or "cuda".
+        precision: "auto" trains in bf16 where the hardware has it.
+        out: folder for checkpoints and reports; a stopped run goes on from there.
+        watch: whether to show progress.
+        settings: further fields of the method's configuration or training, e.g. ``epochs=10``.
+
+    Raises:
+        MiniGSLoRAError: one of its kinds, for anything that cannot be done as asked.
+    """
+    mean, std = normalisation(model)
+    if not isinstance(data, DataSet):
+        size = None if str(data) in registry.RENDERED else input_size(model)
+        data = registry.load(data, size, watch)
+    requests = as_requests(data, classes)
+    setting = Setting(requests=tuple(map(len, requests)), ratio=ratio, shots=shots)
+    way = create(method, recipe, setting.kind, **settings)
+    problem = Classification(model, data, mean, std, device, precision)
+    plan = plan_requests(data, requests, setting, seed)
+    reports = forget_sequence(problem, way, plan, seed, Path(out) if out is not None else None, watch)
+    return Erasure(problem, way, plan, reports)
+
+
+def as_requests(
+    data: DataSet, classes: Sequence[str | int] | Sequence[Sequence[str | int]]
+) -> list[list[int]]:
+    """Return requests as lists of class ids, checked."""
+    if isinstance(classes, str):
+        classes = [classes]
+    nested = [c for c in classes if not isinstance(c, str | int)]
+    groups: list[Any] = list(classes) if len(nested) == len(classes) else [classes]
+    requests = [data.class_ids(group) for group in groups]
+    check_requests(data, requests)
+    return requests
+
+
+__all__ = ["Erasure", "MiniGSLoRAError", "Task", "forget"]

@@ -1,0 +1,27 @@
+"""Errors that a user can act on: what was given, what was expected, what to do next."""
+
+from __future__ import annotations
+
+
+class MiniGSLoRAError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class ModelError(MiniGSLoRAError):
+    """A model cannot be used as asked: no such layer, a rank that does not fit, a wrong file."""
+
+
+class DataError(MiniGSLoRAError):
+    """Images, labels or splits are not as expected."""
+
+
+class ConfigError(MiniGSLoRAError):
+    """A configuration key or value is not allowed."""
+
+
+class TrainingDiverged(MiniGSLoRAError):
+    """A loss term stopped being finite; the model was put back to its last good state."""
+
+
+class OutputError(MiniGSLoRAError):
+    """Results cannot be written where they were asked for."""

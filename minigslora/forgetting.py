@@ -1,0 +1,331 @@
+"""The one training loop, and the sequence of tasks it serves.
+
+Any method on any problem: indices for an epoch are drawn at once and stay on the device, one forward
+pass serves all roles of a batch, and losses are gathered as tensors, so that a step never waits for
+the device; they are read once an epoch, where a loss that is not finite stops the run at the last
+good state. A sequence is written task by task and goes on after the last finished one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from minigslora.contracts import (
+    Method,
+    ParamGroup,
+    Problem,
+    Progress,
+    Role,
+    Task,
+    TaskReport,
+    Training,
+)
+from minigslora.datasets.splits import Plan
+from minigslora.errors import DataError, OutputError, TrainingDiverged
+from minigslora.files import load_tensors, read_json, save_tensors, write_json
+from minigslora.metrics import with_h
+from minigslora.streams import Streams
+
+EpochLog = Callable[[Task, int, Mapping[str, float]], None]
+"""Called after each epoch with the task, the epoch from 0, and the mean of each loss term."""
+
+
+def learning_rate(epoch: int, training: Training) -> float:
+    """Return the rate of ``epoch``: linear warm-up, then a cosine by epoch to ``lr_min``."""
+    if epoch < training.warmup_epochs:
+        return training.lr * (epoch + 1) / (training.warmup_epochs + 1)
+    if training.schedule == "constant":
+        return training.lr
+    span = max(1, training.epochs - training.warmup_epochs)
+    done = (epoch - training.warmup_epochs) / span
+    low = min(training.lr_min, training.lr)
+    return low + (training.lr - low) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class EpochOrder:
+    """Which images each step of each epoch takes, by role.
+
+    An epoch is one pass over the retained images; every role's images are gone through in a fresh
+    random order again and again, so that all steps have the same size.
+    """
+
+    def __init__(self, task: Task, training: Training, streams: Streams, device: torch.device) -> None:
+        retain = torch.tensor(task.retain_images, dtype=torch.long)
+        forget = torch.tensor(task.forget_images, dtype=torch.long)
+        pools: dict[Role, Tensor] = {"retain": retain, "forget": forget, "retain2": retain}
+        self.pools = {role: pool for role, pool in pools.items() if len(pool)}
+        if not self.pools:
+            raise DataError(f"{task.name} has no image to train on; give retained or forgotten ones")
+        self.streams = {role: streams(f"order/{role}") for role in pools}
+        asked: dict[Role, int] = {
+            "retain": training.batch_retain,
+            "forget": training.batch_forget,
+            "retain2": training.batch_retain,
+        }
+        self.sizes = {role: min(asked[role], len(pool)) for role, pool in self.pools.items()}
+        leading: Role = "retain" if len(retain) else "forget"
+        self.steps = math.ceil(len(self.pools[leading]) / self.sizes[leading])
+        self.device = device
+
+    def epoch(self) -> dict[Role, Tensor]:
+        """Return the indices of the next epoch by role, each (steps, batch), on the device."""
+        return {role: self._cycle(role).to(self.device) for role in self.pools}
+
+    def _cycle(self, role: Role) -> Tensor:
+        pool, size = self.pools[role], self.sizes[role]
+        rounds = math.ceil(self.steps * size / len(pool))
+        orders = [torch.randperm(len(pool), generator=self.streams[role]) for _ in range(rounds)]
+        return pool[torch.cat(orders)[: self.steps * size]].view(self.steps, size)
+
+
+def make_optimizer(groups: list[ParamGroup], training: Training) -> torch.optim.Optimizer:
+    """Return the optimiser of a task, fused where the device has it."""
+    kind = torch.optim.AdamW if training.optimizer == "adamw" else torch.optim.Adam
+    return kind(groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)
+
+
+def train_task(
+    problem: Problem,
+    method: Method,
+    task: Task,
+    streams: Streams,
+    watch: bool = False,
+    on_epoch: EpochLog = lambda task, epoch, terms: None,
+) -> dict[str, float]:
+    """Serve one request with ``method``; the model is edited in place.
+
+    Args:
+        problem: the benchmark and its live model.
+        method: how to forget.
+        task: the request and its images.
+        streams: the task's random streams.
+        watch: whether to show progress.
+        on_epoch: called after each epoch.
+
+    Returns:
+        The mean of each loss term over the last epoch.
+
+    Raises:
+        TrainingDiverged: where a term is not finite; the trained parameters are then those of the
+            last good epoch.
+    """
+    torch.manual_seed(streams("global").initial_seed())  # dropout
+    problem.begin(task)
+    groups = method.begin(problem, task, streams)
+    terms: dict[str, float] = {}
+    if groups:
+        terms = _train(problem, method, task, groups, streams, watch, on_epoch)
+    method.end(problem, task)
+    return terms
+
+
+def _train(
+    problem: Problem,
+    method: Method,
+    task: Task,
+    groups: list[ParamGroup],
+    streams: Streams,
+    watch: bool,
+    on_epoch: EpochLog,
+) -> dict[str, float]:
+    training = method.training
+    order = EpochOrder(task, training, streams, problem.device)
+    optimizer = make_optimizer(groups, training)
+    moves = streams("augment", device=problem.device) if training.augment else None
+    trained = [p for group in groups for p in group["params"]]
+    good = [p.detach().clone() for p in trained]
+    terms: dict[str, float] = {}
+    bar = tqdm(range(training.epochs), desc=task.name, disable=None if watch else True, leave=False)
+    for epoch in bar:
+        problem.model.train(training.dropout)
+        lr = learning_rate(epoch, training)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        totals: dict[str, Tensor] = {}
+        rows = order.epoch()
+        for step in range(order.steps):
+            progress = Progress(task.index, epoch, training.epochs, step, order.steps)
+            wanted = {r: rows[r][step] for r in method.wants(progress) if r in rows}
+            batch = problem.batch(wanted, moves)
+            with problem.autocast():
+                found = method.step(problem, batch, progress)
+            optimizer.zero_grad(set_to_none=True)
+            found["loss"].backward()
+            if training.clip:
+                nn.utils.clip_grad_norm_(trained, training.clip)
+            optimizer.step()
+            method.after_step(lr, progress)
+            for name, value in found.items():
+                totals[name] = totals[name] + value.detach() if name in totals else value.detach()
+        terms = _read(totals, order.steps, trained, good, task, epoch)
+        bar.set_postfix({k: f"{v:.3g}" for k, v in terms.items()})
+        on_epoch(task, epoch, terms)
+    return terms
+
+
+def _read(
+    totals: Mapping[str, Tensor],
+    steps: int,
+    trained: list[nn.Parameter],
+    good: list[Tensor],
+    task: Task,
+    epoch: int,
+) -> dict[str, float]:
+    """Read an epoch's loss terms; keep its parameters if finite, else put the last good ones back."""
+    means = torch.stack(list(totals.values())) / steps
+    finite = torch.stack([p.detach().isfinite().all() for p in trained]).all()
+    values = [*means.tolist(), float(finite)]  # the epoch's only wait for the device
+    terms = dict(zip(totals, values, strict=False))
+    broken = [name for name, value in terms.items() if not math.isfinite(value)]
+    if broken or not values[-1]:
+        with torch.no_grad():
+            for parameter, last in zip(trained, good, strict=True):
+                parameter.copy_(last)
+        term = next((name for name in broken if name != "loss"), "a trained parameter")
+        raise TrainingDiverged(
+            f"{task.name}, epoch {epoch + 1}: the loss term {term!r} is not finite; the model was "
+            f"put back to the state before this epoch. Lower lr, or that term's weight"
+        )
+    with torch.no_grad():
+        for last, parameter in zip(good, trained, strict=True):
+            last.copy_(parameter)
+    return terms
+
+
+# --- a sequence of tasks, and its files -------------------------------------------------------------
+
+
+class RunFolder:
+    """The files of one sequence: configuration, index file, one checkpoint and report per task.
+
+    Args:
+        path: the folder; made if missing.
+        identity: what must be equal for a started run to be taken up (method, configuration, seed,
+            plan); a folder of another run is refused, never overwritten.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self.identity = json.loads(json.dumps(identity))
+        started = path / "run.json"
+        if not started.is_file():
+            write_json(started, self.identity)
+        elif (found := read_json(started)) != self.identity:
+            other = [k for k in self.identity if found.get(k) != self.identity[k]]
+            raise OutputError(
+                f"{path} holds another run (its {', '.join(other) or 'keys'} differ); choose "
+                "another folder, or remove it"
+            )
+
+    def finished(self) -> list[TaskReport]:
+        """Return the reports of the tasks that are finished, in order."""
+        reports: list[TaskReport] = []
+        while (file := self.path / f"task{len(reports) + 1}.json").is_file():
+            value = read_json(file)
+            reports.append(TaskReport(**{**value, "forget": tuple(value["forget"])}))
+        return reports
+
+    def keep(self, report: TaskReport, state: Mapping[str, Tensor]) -> None:
+        """Write a finished task: its state first, then the report that marks it finished."""
+        save_tensors(self.path / f"{report.task}.safetensors", state, {"task": report.task})
+        write_json(self.path / f"{report.task}.json", asdict(report))
+
+    def state(self, task: str) -> dict[str, Tensor]:
+        """Return the saved state of a task."""
+        return load_tensors(self.path / f"{task}.safetensors")[0]
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        try:
+            with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as problem:
+            raise OutputError(
+                f"cannot write {self.path / 'metrics.jsonl'}: {problem.strerror}. The finished "
+                "tasks are kept; free some space and start the same run again"
+            ) from problem
+
+
+def forget_sequence(
+    problem: Problem,
+    method: Method,
+    plan: Plan,
+    seed: int = 0,
+    out: Path | None = None,
+    watch: bool = False,
+    on_epoch: EpochLog = lambda task, epoch, terms: None,
+) -> list[TaskReport]:
+    """Serve a plan's requests one after another; the model is edited in place.
+
+    Each task draws from streams of its own, keyed by (seed, task): a run stopped and taken up again
+    from ``out`` gives the numbers of one that was not stopped.
+
+    Args:
+        problem: the benchmark; its model must be as it was when a started run began.
+        method: how to forget.
+        plan: the requests and their images.
+        seed: of initialisation, data order and augmentation.
+        out: folder for checkpoints and reports; finished tasks found there are not run again.
+        watch: whether to show progress.
+        on_epoch: called after each epoch.
+
+    Returns:
+        One report per task.
+    """
+    identity = {
+        "method": method.name,
+        "config": asdict(method.config),
+        "training": asdict(method.training),
+        "seed": seed,
+        "plan": [asdict(task) for task in plan.tasks],
+    }
+    folder = RunFolder(out, identity) if out is not None else None
+    before = problem.evaluate(plan.tasks)
+    reports = folder.finished() if folder else []
+    if folder and reports:
+        method.load_state_dict(problem, folder.state(reports[-1].task))
+    for task in plan.tasks[len(reports) :]:
+        reports.append(_serve(problem, method, task, seed, before[task.index], folder, watch, on_epoch))
+    return reports
+
+
+def _serve(
+    problem: Problem,
+    method: Method,
+    task: Task,
+    seed: int,
+    before: Mapping[str, float],
+    folder: RunFolder | None,
+    watch: bool,
+    on_epoch: EpochLog,
+) -> TaskReport:
+    def log(task: Task, epoch: int, terms: Mapping[str, float]) -> None:
+        if folder:
+            folder.log({"task": task.name, "epoch": epoch, **terms})
+        on_epoch(task, epoch, terms)
+
+    began = time.perf_counter()
+    terms = train_task(problem, method, task, Streams(seed, task.name), watch, log)
+    seconds = time.perf_counter() - began
+    report = TaskReport(
+        task=task.name,
+        forget=task.forget,
+        metrics=with_h(before, problem.evaluate([task])[0]),
+        figures=method.describe(problem, task),
+        terms=terms,
+        seconds=seconds,
+    )
+    if folder:
+        folder.keep(report, method.state_dict(problem))
+        folder.log({"task": task.name, **report.metrics, **report.figures})
+    return report

@@ -1,0 +1,469 @@
+"""Low-rank adapters that wrap linear layers and never write to them.
+
+A wrapped layer computes (notebook 02)
+
+    y = W x + b + Σ_t s B_t (A_t x)                                          (2.1)
+
+with one adapter (A_t, B_t) per request, held by name. The base weight is only ever read: taking the
+last adapter away gives back the previous model bit for bit, and taking all away the pre-trained one.
+There is no merged state; :func:`fold` makes a dense copy for inference instead.
+
+Source: Hu et al., "LoRA", arXiv 2106.09685; placement on the FFNs: arXiv 2403.11530, section 3.2.
+This module knows nothing of forgetting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigslora.errors import ModelError
+
+Targets = Literal["ffn", "attention", "ffn+attention"] | Sequence[str] | Callable[[str, nn.Linear], bool]
+"""Which linear layers are wrapped: a part of every block, a list of module names, or a predicate."""
+
+Grouping = Literal["block", "module", "matrix"]
+"""What is kept or removed together: all adapters of a block, one (A, B) pair, or one matrix."""
+
+_FLAGS = "_requires_grad_before_lora"
+
+
+class Adapter(nn.Module):
+    """One low-rank update s·B·A of a linear layer.
+
+    Attributes:
+        A: (rank, in_features), drawn Kaiming-uniform with a = √5.
+        B: (out_features, rank), zero at the start, so that a fresh adapter changes nothing.
+        scale: the factor s.
+    """
+
+    def __init__(self, beside: nn.Linear, rank: int, scale: float, generator: torch.Generator | None) -> None:
+        super().__init__()
+        bound = 1.0 / math.sqrt(beside.in_features)  # Kaiming-uniform with a = √5
+        start = torch.empty(rank, beside.in_features).uniform_(-bound, bound, generator=generator)
+        # fp32 at least: an optimiser's small steps vanish in a half-precision weight.
+        dtype = torch.promote_types(beside.weight.dtype, torch.float32)
+        self.A = nn.Parameter(start.to(device=beside.weight.device, dtype=dtype))
+        self.B = nn.Parameter(self.A.new_zeros(beside.out_features, rank))
+        self.scale = scale
+
+    def delta(self) -> Tensor:
+        """Return the dense update s·B·A, shape (out_features, in_features)."""
+        return self.scale * (self.B @ self.A)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return s·B(A x); x is (..., in_features), the result (..., out_features)."""
+        if not torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.A.dtype)
+        return self.scale * F.linear(F.linear(x, self.A), self.B)
+
+
+class LoRALinear(nn.Module):
+    """A linear layer with a stack of named adapters beside it (equation 2.1).
+
+    It has no ``weight`` on purpose: code that would read the weight and so skip the adapters fails
+    loudly instead.
+    """
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.adapters = nn.ModuleDict()
+        self.bypass = False
+
+    def add(
+        self,
+        name: str,
+        rank: int,
+        scale: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Adapter:
+        """Attach a fresh adapter on top of the stack; ``scale`` defaults to 1 / rank (alpha = 1)."""
+        if name in self.adapters:
+            raise ModelError(f"an adapter named {name!r} is already attached; choose another name")
+        largest = min(self.base.in_features, self.base.out_features)
+        if not 1 <= rank <= largest:
+            raise ModelError(
+                f"LoRA rank {rank} does not fit a {self.base.in_features} → "
+                f"{self.base.out_features} layer; choose a rank from 1 to {largest}"
+            )
+        adapter = Adapter(self.base, rank, 1.0 / rank if scale is None else scale, generator)
+        self.adapters[name] = adapter
+        return adapter
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y of shape (..., out_features) for x of shape (..., in_features)."""
+        y: Tensor = self.base(x)
+        if self.bypass:
+            return y
+        for adapter in self.adapters.values():
+            y = y + adapter(x).to(y.dtype)
+        return y
+
+    def folded(self) -> nn.Linear:
+        """Return a plain linear layer with the same function: weight W + Σ s·B·A."""
+        dense = copy.deepcopy(self.base)
+        with torch.no_grad():
+            for adapter in self.adapters.values():
+                assert isinstance(adapter, Adapter)
+                dense.weight += adapter.delta().to(dense.weight.dtype)
+        return dense
+
+    def extra_repr(self) -> str:
+        """Name the adapters in ``print(model)``."""
+        return f"adapters={list(self.adapters)}"
+
+
+# --- finding the layers ---------------------------------------------------------------------------
+
+
+def _ffn_types() -> tuple[type[nn.Module], ...]:
+    import timm.layers as layers
+    from torchvision.ops.misc import MLP
+
+    names = ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked", "GatedMlp", "GlobalResponseNormMlp")
+    found = (getattr(layers, name, None) for name in names)
+    return (MLP, *(t for t in found if isinstance(t, type)))
+
+
+def _attention_types() -> tuple[type[nn.Module], ...]:
+    import timm.layers as layers
+    from timm.models import beit, eva, swin_transformer, swin_transformer_v2, vision_transformer
+
+    places = (layers, vision_transformer, beit, eva, swin_transformer, swin_transformer_v2)
+    names = ("Attention", "AttentionRope", "EvaAttention", "WindowAttention")
+    found = {getattr(place, name, None) for place in places for name in names}
+    return (nn.MultiheadAttention, *(t for t in found if isinstance(t, type)))
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
+
+
+def find_blocks(model: nn.Module) -> dict[str, str]:
+    """Map each linear layer of a Transformer block to the block's name.
+
+    A block is the smallest module that holds both an attention and a feed-forward network, both
+    found by type (timm's, torchvision's and torch's own); layers in neither are not listed.
+    """
+    attention, ffn = _inside(model, _attention_types()), _inside(model, _ffn_types())
+    holds_attention = {parent for name in attention.values() for parent in _parents(name)}
+    holds_ffn = {parent for name in ffn.values() for parent in _parents(name)}
+    blocks = holds_attention & holds_ffn
+    layers = attention | ffn
+    found = {n: next((p for p in _parents(n) if p in blocks), "") for n in layers}
+    return {n: found[n] for n, _ in _linears(model) if n in found}
+
+
+def find_linears(model: nn.Module, targets: Targets = "ffn") -> list[str]:
+    """Return the names of the linear layers that ``targets`` selects, in the model's order.
+
+    Raises:
+        ModelError: where nothing is selected, a name is not a linear layer, or a layer is shared.
+    """
+    linears = dict(_linears(model))
+    if isinstance(targets, str):
+        wanted = {"ffn": _ffn_types(), "attention": _attention_types()}
+        kinds = targets.split("+")
+        if unknown := [kind for kind in kinds if kind not in wanted]:
+            raise ModelError(
+                f"unknown LoRA target {unknown[0]!r}; expected 'ffn', 'attention', 'ffn+attention', "
+                "a list of module names or a predicate"
+            )
+        inside = {n for kind in kinds for n in _inside(model, wanted[kind])}
+        chosen = [name for name in linears if name in inside]
+    elif callable(targets):
+        chosen = [name for name, layer in linears.items() if targets(name, layer)]
+    else:
+        if missing := [name for name in targets if name not in linears]:
+            raise ModelError(
+                f"{missing[0]!r} is not a linear layer of this {type(model).__name__}; "
+                f"its linear layers are {_shorten(list(linears))}"
+            )
+        chosen = list(targets)
+    if not chosen:
+        raise ModelError(
+            f"this {type(model).__name__} has no linear layer selected by targets={targets!r}; "
+            f"name the layers yourself, from: {_shorten(list(linears)) or 'it has none at all'}"
+        )
+    _refuse_shared(model, chosen)
+    return chosen
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, LoRALinear):
+            yield name, module.base
+        elif isinstance(module, nn.Linear) and not isinstance(_parent(model, name), LoRALinear):
+            yield name, module
+
+
+def _inside(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, str]:
+    """Map the linear layers inside modules of some types to the name of that module."""
+    homes = [n for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, kinds)]
+    return {name: home for home in homes for name, _ in _linears(model) if name.startswith(home + ".")}
+
+
+def _refuse_shared(model: nn.Module, chosen: Sequence[str]) -> None:
+    first_name: dict[int, str] = {}
+    for name, layer in _linears(model):
+        other = first_name.setdefault(id(layer.weight), name)
+        if other != name and (name in chosen or other in chosen):
+            raise ModelError(
+                f"{name!r} and {other!r} share one weight; an adapter on one would not act on the "
+                "other. Untie them, or leave both out with an explicit list of module names"
+            )
+
+
+def _shorten(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+
+
+def _parent(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+# --- the life of a stack of adapters ----------------------------------------------------------------
+
+
+def wrapped(model: nn.Module) -> dict[str, LoRALinear]:
+    """Return the wrapped layers of ``model`` by name, in the model's order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
+
+
+def inject(model: nn.Module, targets: Targets = "ffn") -> list[str]:
+    """Wrap the selected linear layers in place and freeze every other parameter.
+
+    Without adapters the wrapped model computes what it did before, bit for bit. Wrapping again adds
+    layers; those already wrapped stay.
+
+    Returns:
+        The names of the selected layers.
+    """
+    chosen = find_linears(model, targets)
+    if not hasattr(model, _FLAGS):
+        flags = {name: p.requires_grad for name, p in model.named_parameters()}
+        object.__setattr__(model, _FLAGS, flags)
+        model.requires_grad_(False)
+    for name in chosen:
+        layer = model.get_submodule(name)
+        if isinstance(layer, nn.Linear):
+            setattr(_parent(model, name), name.rpartition(".")[2], LoRALinear(layer))
+    return chosen
+
+
+def remove(model: nn.Module) -> None:
+    """Unwrap every layer in place: the model before :func:`inject`, bit for bit, flags included."""
+    for name, layer in wrapped(model).items():
+        setattr(_parent(model, name), name.rpartition(".")[2], layer.base)
+    flags = getattr(model, _FLAGS, {})
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(flags.get(name, parameter.requires_grad))
+    if hasattr(model, _FLAGS):
+        object.__delattr__(model, _FLAGS)
+
+
+def attach(
+    model: nn.Module,
+    name: str,
+    rank: int = 8,
+    scale: float | None = None,
+    generator: torch.Generator | None = None,
+) -> None:
+    """Put a fresh trainable adapter called ``name`` on every wrapped layer.
+
+    Args:
+        model: a model on which :func:`inject` was called.
+        name: the request's name; letters, digits and underscores.
+        rank: r, from 1 to the smaller side of the smallest wrapped layer.
+        scale: s in (2.1); 1 / rank by default.
+        generator: the stream A is drawn from, on the CPU, so that every device starts alike.
+    """
+    if not name.isidentifier():
+        raise ModelError(
+            f"{name!r} cannot name an adapter; use letters, digits and underscores, as in 'task1'"
+        )
+    layers = _require_wrapped(model)
+    for layer in layers.values():
+        layer.add(name, rank, scale, generator)
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """Return the names of the attached adapters, oldest first."""
+    return list(dict.fromkeys(n for layer in wrapped(model).values() for n in layer.adapters))
+
+
+def freeze(model: nn.Module, name: str) -> None:
+    """Stop training the adapter called ``name``; it goes on acting."""
+    for _, adapter in adapters(model, name):
+        adapter.requires_grad_(False)
+
+
+def revoke(model: nn.Module, name: str) -> None:
+    """Remove one request's adapter.
+
+    Revoking the last one attached gives back the previous model bit for bit; revoking one from the
+    middle removes exactly its weights, but those after it were trained in its presence.
+    """
+    for layer_name, _ in list(adapters(model, name)):
+        layer = model.get_submodule(layer_name)
+        assert isinstance(layer, LoRALinear)
+        del layer.adapters[name]
+
+
+@contextlib.contextmanager
+def bypassed(model: nn.Module) -> Iterator[None]:
+    """Within the context the model computes what it did without any adapter, bit for bit."""
+    layers = wrapped(model).values()
+    for layer in layers:
+        layer.bypass = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.bypass = False
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """Return a plain copy of the model with all adapters folded into dense weights.
+
+    The copy has the pre-trained model's classes and keys. Its logits differ from the live model's
+    by rounding only (about 1e-6 in float32), since W x + s B(A x) is summed in another order.
+    """
+    dense = copy.deepcopy(model)
+    for name, layer in wrapped(dense).items():
+        setattr(_parent(dense, name), name.rpartition(".")[2], layer.folded())
+    remove(dense)
+    return dense
+
+
+def adapters(model: nn.Module, name: str) -> list[tuple[str, Adapter]]:
+    """Return (layer name, adapter) for each layer that carries the adapter called ``name``."""
+    found = []
+    for layer_name, layer in _require_wrapped(model).items():
+        if name in layer.adapters:
+            adapter = layer.adapters[name]
+            assert isinstance(adapter, Adapter)
+            found.append((layer_name, adapter))
+    if not found:
+        raise ModelError(f"no adapter is called {name!r}; attached: {adapter_names(model) or 'none'}")
+    return found
+
+
+def _require_wrapped(model: nn.Module) -> dict[str, LoRALinear]:
+    if not (layers := wrapped(model)):
+        raise ModelError("this model has no LoRA layers; call inject(model) first")
+    return layers
+
+
+# --- groups and files ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Group:
+    """Adapter matrices that are kept or removed together.
+
+    Attributes:
+        name: the block's name, the layer's, or the layer's with ``.A`` / ``.B``.
+        pairs: the (A, B) matrices; one of them is None in a group of a single matrix.
+        scale: the factor s of its adapters.
+    """
+
+    name: str
+    pairs: tuple[tuple[nn.Parameter | None, nn.Parameter | None], ...]
+    scale: float
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The matrices of the group, in order."""
+        return [p for pair in self.pairs for p in pair if p is not None]
+
+    @property
+    def size(self) -> int:
+        """|g|, the number of scalars in the group."""
+        return sum(p.numel() for p in self.parameters)
+
+
+def groups(model: nn.Module, name: str, by: Grouping = "block") -> list[Group]:
+    """Return the groups of the adapter called ``name``, from the model's structure.
+
+    Args:
+        model: a model with adapters.
+        name: the adapter's name.
+        by: "block" (all adapters of one Transformer block, the default), "module" (one (A, B)
+            pair) or "matrix". A layer outside every block is a block of its own.
+    """
+    found = adapters(model, name)
+    if by == "matrix":
+        return [
+            Group(f"{layer}.{side}", ((a.A, None) if side == "A" else (None, a.B),), a.scale)
+            for layer, a in found
+            for side in "AB"
+        ]
+    if by not in ("block", "module"):
+        raise ModelError(f"unknown grouping {by!r}; expected 'block', 'module' or 'matrix'")
+    blocks = find_blocks(model) if by == "block" else {}
+    gathered: dict[str, list[Adapter]] = {}
+    for layer, adapter in found:
+        gathered.setdefault(blocks.get(layer) or layer, []).append(adapter)
+    return [
+        Group(key, tuple((a.A, a.B) for a in members), members[0].scale) for key, members in gathered.items()
+    ]
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that require gradients."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return every adapter as ``layer.adapters.name.{A,B,scale}`` tensors, oldest first."""
+    state: dict[str, Tensor] = {}
+    for name in adapter_names(model):
+        for layer, adapter in adapters(model, name):
+            key = f"{layer}.adapters.{name}"
+            state[f"{key}.A"] = adapter.A.detach().clone()
+            state[f"{key}.B"] = adapter.B.detach().clone()
+            state[f"{key}.scale"] = torch.tensor(adapter.scale, dtype=torch.float64)
+    return state
+
+
+def load_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Wrap what is needed and attach the adapters of :func:`adapter_state`, frozen.
+
+    Raises:
+        ModelError: for a key that is no adapter's or a shape that does not fit the layer.
+    """
+    parts: dict[tuple[str, str], dict[str, Tensor]] = {}
+    for key, value in state.items():
+        layer, _, rest = key.partition(".adapters.")
+        name, _, field = rest.partition(".")
+        if field not in ("A", "B", "scale"):
+            raise ModelError(f"{key!r} is not an adapter's key; expected LAYER.adapters.NAME.A")
+        parts.setdefault((name, layer), {})[field] = value
+    for (name, layer), part in parts.items():
+        inject(model, [layer])
+        module = model.get_submodule(layer)
+        assert isinstance(module, LoRALinear)
+        expected = (module.base.in_features, module.base.out_features)
+        given = (part["A"].shape[1], part["B"].shape[0])
+        if given != expected:
+            raise ModelError(
+                f"the adapter for {layer!r} is for a {given[0]} → {given[1]} layer, but this model's "
+                f"is {expected[0]} → {expected[1]}; the file belongs to another architecture"
+            )
+        adapter = module.add(name, part["A"].shape[0], float(part["scale"]))
+        with torch.no_grad():
+            adapter.A.copy_(part["A"])
+            adapter.B.copy_(part["B"])
+        adapter.requires_grad_(False)

@@ -1,0 +1,65 @@
+"""The table of methods: one file each, found by listing this folder.
+
+Add a method by adding a file with one subclass of :class:`~minigslora.contracts.Method` that sets
+``name``, ``Config`` and ``presets``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import fields, replace
+from typing import Any
+
+from minigslora.config import parse_fields
+from minigslora.contracts import Method
+from minigslora.errors import ConfigError
+
+RECIPES = ("corrected", "released")
+"""The recipe with the repairs of spec (the default), and the one of the released code."""
+
+
+def table() -> dict[str, type[Method]]:
+    """Return every method class by name."""
+    found: dict[str, type[Method]] = {}
+    for info in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{info.name}")
+        for value in vars(module).values():
+            own = isinstance(value, type) and value.__module__ == module.__name__
+            if own and isinstance(name := getattr(value, "name", None), str):
+                found[name] = value
+    return found
+
+
+def create(name: str, recipe: str = "corrected", setting: str = "ratio", **overrides: Any) -> Method:
+    """Make a method from its preset for ``recipe`` and ``setting``, with ``overrides`` on top.
+
+    Args:
+        name: a name of :func:`table`, such as "gslora" or "gslora++".
+        recipe: "corrected" or "released".
+        setting: what the data are: "ratio" (10 %), "shots" (a few per class) or "missing".
+        overrides: fields of the method's configuration or of its
+            :class:`~minigslora.contracts.Training`.
+
+    Raises:
+        ConfigError: for an unknown method, recipe, setting or key.
+    """
+    methods = table()
+    if name not in methods:
+        raise ConfigError(f"unknown method {name!r}; known: {', '.join(sorted(methods))}")
+    if recipe not in RECIPES:
+        raise ConfigError(f"unknown recipe {recipe!r}; expected one of {', '.join(RECIPES)}")
+    kind: Any = methods[name]
+    config, training = kind.presets(recipe, setting)
+    known = {f.name: config for f in fields(config)} | {f.name: training for f in fields(training)}
+    if unknown := sorted(set(overrides) - set(known)):
+        raise ConfigError(
+            f"{name} has no setting {unknown[0]!r}; its settings are {', '.join(sorted(known))}"
+        )
+    own = {k: v for k, v in overrides.items() if known[k] is config}
+    loop = {k: v for k, v in overrides.items() if known[k] is training}
+    method: Method = kind(parse_fields(replace(config, **own)), parse_fields(replace(training, **loop)))
+    return method
+
+
+__all__ = ["RECIPES", "create", "table"]

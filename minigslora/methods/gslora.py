@@ -1,0 +1,216 @@
+"""GS-LoRA: bounded forgetting with group-sparse low-rank adapters (notebooks 04 and 05).
+
+    L = CE_r + β · ReLU(BND − CE_f) + α Σ_g ‖θ_g‖₂                           (4.1)
+
+Source: arXiv 2403.11530, section 3. Each request gets fresh adapters on every FFN; earlier requests'
+adapters are frozen and stay separate, so that a request can be audited and revoked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from minigslora import lora
+from minigslora.contracts import Batch, Method, ParamGroup, Problem, Progress, Task, Terms, Training
+from minigslora.errors import ConfigError
+from minigslora.losses import bound_above_chance, bounded_forget_loss, retain_loss
+from minigslora.sparsity import (
+    GroupNorm,
+    ProximalStep,
+    alpha_at,
+    group_norm,
+    penalty,
+    zero_group_ratio,
+)
+from minigslora.streams import Streams
+
+
+@dataclass(frozen=True)
+class GSLoRAConfig:
+    """Settings of GS-LoRA.
+
+    Attributes:
+        rank: r of every adapter.
+        targets: which linear layers are adapted.
+        grouping: what is one group of the sparsity term.
+        beta: β per task; the last value serves all further tasks.
+        bound: BND in nats.
+        above_chance: whether ``bound`` is a distance above ln C (4.3) or absolute.
+        per_sample: whether each sample is bounded, or the batch mean.
+        margin: whether losses on forgotten images carry the head's training margin.
+        sparsity: "proximal" (exact zeros, 3.2), "penalty" (in the loss, 3.1) or "none".
+        norm: what the group norm measures.
+        alpha: α; of order 1 for the proximal step, the published values for the penalty.
+        sparsity_warmup: share of the epochs before α acts (K / epochs).
+        lora_decay: weight decay of the adapters.
+    """
+
+    rank: int = 8
+    targets: Literal["ffn", "attention", "ffn+attention"] | tuple[str, ...] = "ffn"
+    grouping: lora.Grouping = "block"
+    beta: tuple[float, ...] = (0.2,)
+    bound: float = 20.0
+    above_chance: bool = True
+    per_sample: bool = True
+    margin: bool = False
+    sparsity: Literal["proximal", "penalty", "none"] = "proximal"
+    norm: GroupNorm = "parameters"
+    alpha: float = 0.1
+    sparsity_warmup: float = 0.2
+    lora_decay: float = 0.0
+
+
+def of_task(values: tuple[float, ...], task: int) -> float:
+    """Return the value for task number ``task`` (from 0); the last one serves all further tasks."""
+    return values[min(task, len(values) - 1)]
+
+
+RELEASED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    # setting: (configuration, training); the paper's four-task rows of the settings table
+    "ratio": ({"beta": (0.2, 0.25, 0.25, 0.2), "alpha": 1e-4, "sparsity_warmup": 0.0}, {}),
+    "shots": (
+        {"beta": (0.3, 0.4, 0.28, 0.2), "alpha": 1e-4, "sparsity_warmup": 0.0},
+        {"batch_retain": 4, "batch_forget": 4},
+    ),
+    "missing": ({"beta": (0.14, 0.14, 0.2, 0.15), "alpha": 0.015, "sparsity_warmup": 0.3}, {}),
+}
+RELEASED_CHOICES: dict[str, Any] = {
+    "bound": 105.0,
+    "above_chance": False,
+    "per_sample": False,
+    "margin": True,
+    "sparsity": "penalty",
+    "lora_decay": 0.05,
+}
+SETTINGS = tuple(RELEASED)
+
+
+def released(config: type[Any], setting: str, extra: Mapping[str, Any]) -> tuple[Any, Training]:
+    """Return the released code's configuration of a setting."""
+    own, loop = RELEASED[setting]
+    return config(**{**RELEASED_CHOICES, **own, **extra}), Training(**loop)
+
+
+def check_setting(setting: str) -> None:
+    """Raise a :class:`ConfigError` for a setting without a preset."""
+    if setting not in SETTINGS:
+        raise ConfigError(f"unknown setting {setting!r}; expected one of {', '.join(SETTINGS)}")
+
+
+class GSLoRA(Method):
+    """GS-LoRA (arXiv 2403.11530)."""
+
+    name: ClassVar[str] = "gslora"
+    revocable: ClassVar[bool] = True
+    config: GSLoRAConfig
+
+    def __init__(self, config: GSLoRAConfig, training: Training) -> None:
+        self.config = config
+        self.training = training
+        self.groups: list[lora.Group] = []
+        self.proximal: ProximalStep | None = None
+        self.bound = config.bound
+
+    @classmethod
+    def presets(cls, recipe: str, setting: str) -> tuple[GSLoRAConfig, Training]:
+        """Return configuration and training of a recipe and a setting."""
+        check_setting(setting)
+        if recipe == "released":
+            return released(GSLoRAConfig, setting, {})
+        return GSLoRAConfig(), CORRECTED_TRAINING
+
+    def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
+        """Freeze what is there and attach fresh adapters for ``task``."""
+        config = self.config
+        lora.inject(problem.model, config.targets)
+        lora.attach(problem.model, task.name, config.rank, generator=streams("lora"))
+        self.groups = lora.groups(problem.model, task.name, config.grouping)
+        self.proximal = ProximalStep(self.groups, config.norm)
+        if config.above_chance:
+            self.bound = bound_above_chance(problem.num_classes, config.bound)
+        trained = [p for group in self.groups for p in group.parameters]
+        return [{"params": trained, "weight_decay": config.lora_decay}]
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        """Return the weight of each loss term at this point of training."""
+        config = self.config
+        weights = {"retain": 1.0, "forget": of_task(config.beta, progress.task)}
+        if config.sparsity == "penalty":
+            weights["sparsity"] = self.alpha(progress)
+        return weights
+
+    def alpha(self, progress: Progress) -> float:
+        """Return α now: zero during the sparsity warm-up."""
+        warmup = round(self.config.sparsity_warmup * progress.epochs)
+        return alpha_at(progress.epoch, self.config.alpha, warmup)
+
+    def step(self, problem: Problem, batch: Batch, progress: Progress) -> Terms:
+        """Return the terms of (4.1) on one batch of retained and forgotten images."""
+        outputs = problem.forward(batch)
+        weights = self.weights(progress)
+        terms = self.terms(problem, outputs, batch)
+        if weights.get("sparsity"):
+            terms["sparsity"] = penalty(self.groups, self.config.norm)
+        terms["loss"] = torch.stack([weights[k] * v for k, v in terms.items()]).sum()
+        return terms
+
+    def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
+        """Return the unweighted data terms of the loss."""
+        config, terms = self.config, {}
+        losses = problem.losses(outputs, batch)
+        kept = batch.part(losses.total, "retain")
+        if kept is not None:
+            terms["retain"] = retain_loss(kept)
+        if not config.margin:
+            losses = problem.losses(outputs, batch, margin=False)
+        bounded, plain = batch.part(losses.bounded, "forget"), batch.part(losses.plain, "forget")
+        if bounded is not None and plain is not None:
+            forget = bounded_forget_loss(bounded, self.bound, config.per_sample)
+            terms["forget"] = forget + plain.mean()
+        return terms
+
+    def after_step(self, lr: float, progress: Progress) -> None:
+        """Take the proximal step (3.2)."""
+        if self.config.sparsity == "proximal" and self.proximal is not None:
+            self.proximal(lr, self.alpha(progress))
+
+    def end(self, problem: Problem, task: Task) -> None:
+        """Freeze the task's adapters."""
+        lora.freeze(problem.model, task.name)
+
+    def describe(self, problem: Problem, task: Task) -> dict[str, float]:
+        """Return the zero-group ratio, each group's norm, and the trained share in percent."""
+        groups = lora.groups(problem.model, task.name, self.config.grouping)
+        trained = sum(group.size for group in groups)
+        total = sum(p.numel() for p in problem.model.parameters())
+        norms = {f"norm/{g.name}": float(group_norm(g, "product").detach()) for g in groups}
+        return {
+            "zero_group_ratio": zero_group_ratio(groups),
+            "trained_percent": 100.0 * trained / total,
+            **norms,
+        }
+
+    def state_dict(self, problem: Problem) -> dict[str, Tensor]:
+        """Return the adapters."""
+        return lora.adapter_state(problem.model)
+
+    def load_state_dict(self, problem: Problem, state: Mapping[str, Tensor]) -> None:
+        """Attach saved adapters, frozen."""
+        lora.load_adapters(problem.model, state)
+
+
+CORRECTED_TRAINING = Training(
+    epochs=30,
+    batch_retain=48,
+    batch_forget=48,
+    lr=3e-3,
+    weight_decay=0.0,
+    augment=True,
+    dropout=False,
+)
+"""The corrected recipe's loop, the same for every setting."""

@@ -1,0 +1,144 @@
+"""GS-LoRA++: GS-LoRA with class prototypes (notebook 06).
+
+    L += w_f · ReLU(BND_pro − K_f) + w_r · K_r                               (6.3)
+
+Source: arXiv 2501.09705, section 4. The corrected recipe takes prototypes from the original model,
+in logit space, and pulls retained images to theirs; the released one takes them from the already
+edited model, in embedding space, and leaves the pull out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Space, Task, Terms, Training
+from minigslora.lora import bypassed
+from minigslora.methods.gslora import (
+    CORRECTED_TRAINING,
+    GSLoRA,
+    GSLoRAConfig,
+    check_setting,
+    of_task,
+    released,
+)
+from minigslora.prototypes import (
+    Distance,
+    class_means,
+    prototype_distance,
+    pull_loss,
+    push_loss,
+)
+from minigslora.streams import Streams
+
+
+@dataclass(frozen=True)
+class GSLoRAPlusPlusConfig(GSLoRAConfig):
+    """Settings of GS-LoRA++, beside those of GS-LoRA.
+
+    Attributes:
+        push: w_f per task.
+        push_bound: BND_pro.
+        pull: w_r.
+        space: "logits" or "embedding".
+        distance: "kl" (6.2) or "l2".
+        temperature: T of (6.2).
+        prototypes: whose outputs are averaged: the "original" model's, or the "edited" one's at
+            the start of each task.
+    """
+
+    push: tuple[float, ...] = (0.05,)
+    push_bound: float = 4.0
+    pull: float = 1.0
+    space: Space = "logits"
+    distance: Distance = "kl"
+    temperature: float = 8.0
+    prototypes: Literal["original", "edited"] = "original"
+
+
+RELEASED_PUSH: dict[str, dict[str, Any]] = {
+    "ratio": {"push": (0.01,), "push_bound": 18.0},
+    "shots": {"push": (0.015, 0.06, 0.025, 0.012), "push_bound": 50.0},
+    "missing": {"push": (0.0003,), "push_bound": 18.0},
+}
+RELEASED_PROTOTYPES: dict[str, Any] = {
+    "pull": 0.0,
+    "space": "embedding",
+    "temperature": 1.0,
+    "prototypes": "edited",
+}
+
+
+class GSLoRAPlusPlus(GSLoRA):
+    """GS-LoRA++ (arXiv 2501.09705)."""
+
+    name: ClassVar[str] = "gslora++"
+    config: GSLoRAPlusPlusConfig
+
+    def __init__(self, config: GSLoRAPlusPlusConfig, training: Training) -> None:
+        super().__init__(config, training)
+        self.prototypes: Tensor = torch.empty(0)
+
+    @classmethod
+    def presets(cls, recipe: str, setting: str) -> tuple[GSLoRAPlusPlusConfig, Training]:
+        """Return configuration and training of a recipe and a setting."""
+        check_setting(setting)
+        if recipe == "released":
+            extra = {**RELEASED_PROTOTYPES, **RELEASED_PUSH[setting]}
+            return released(GSLoRAPlusPlusConfig, setting, extra)
+        return GSLoRAPlusPlusConfig(), CORRECTED_TRAINING
+
+    def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
+        """Take the prototypes, then attach fresh adapters."""
+        if self.config.prototypes == "original":
+            with bypassed(problem.model):
+                self.prototypes = class_prototypes(problem, task, self.config.space)
+        else:
+            self.prototypes = class_prototypes(problem, task, self.config.space)
+        return super().begin(problem, task, streams)
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        """Add the weights of the two prototype terms."""
+        push = of_task(self.config.push, progress.task)
+        return {**super().weights(progress), "push": push, "pull": self.config.pull}
+
+    def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
+        """Add the prototype terms of (6.3)."""
+        config, terms = self.config, super().terms(problem, outputs, batch)
+        if (forget := self.distances(problem, outputs, batch, "forget")) is not None:
+            terms["push"] = push_loss(forget, config.push_bound, config.per_sample)
+        if config.pull and (kept := self.distances(problem, outputs, batch, "retain")) is not None:
+            terms["pull"] = pull_loss(kept)
+        return terms
+
+    def distances(
+        self, problem: Problem, outputs: Any, batch: Batch, role: Literal["retain", "forget"]
+    ) -> Tensor | None:
+        """Return each object's distance (6.2) from its class's prototype."""
+        objects = problem.vectors(outputs, batch, self.config.space, role)
+        if objects is None:
+            return None
+        vectors, labels = objects
+        return prototype_distance(
+            self.prototypes[labels], vectors, self.config.distance, self.config.temperature
+        )
+
+
+@torch.no_grad()
+def class_prototypes(problem: Problem, task: Task, space: Space) -> Tensor:
+    """Return the prototypes (6.1) of all classes over the task's images, shape (C, D).
+
+    A class without images takes the classifier's own row.
+    """
+    vectors, labels = [], []
+    for batch in problem.replay(task):
+        outputs = problem.forward(batch)
+        for role in batch.sizes:
+            if (objects := problem.vectors(outputs, batch, space, role)) is not None:
+                vectors.append(objects[0].float())
+                labels.append(objects[1])
+    means, counts = class_means(torch.cat(vectors), torch.cat(labels), problem.num_classes)
+    return torch.where(counts[:, None] > 0, means, problem.class_rows(space).to(means))

@@ -1,0 +1,111 @@
+"""Models and their files: what is needed to build a model again travels in the file's header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+from minigslora.config import from_mapping
+from minigslora.errors import ModelError
+from minigslora.files import load_tensors, save_tensors, shipped_root
+from minigslora.models.face import FaceConfig, face_transformer
+
+SHIPPED: dict[str, str] = {"mini-faces": "mini-faces.safetensors"}
+"""The checkpoints that ship, by the data set they were pre-trained on."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What stands in a checkpoint's header.
+
+    Attributes:
+        architecture: {"kind": "face", …FaceConfig} or {"kind": "timm", "name": …}.
+        classes: names of the classes, in the order of the head.
+        mean, std: normalisation of images in [0, 1].
+        image_size: height and width of the input.
+        notes: how the weights came about.
+    """
+
+    architecture: dict[str, Any]
+    classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    image_size: int = 112
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def build(architecture: Mapping[str, Any]) -> nn.Module:
+    """Build a model with random weights from its description."""
+    values = dict(architecture)
+    kind = values.pop("kind", None)
+    if kind == "face":
+        return face_transformer(from_mapping(FaceConfig, values))
+    if kind == "timm":
+        return timm_model(values.pop("name"), **values)
+    raise ModelError(f"unknown architecture {kind!r}; expected 'face' or 'timm'")
+
+
+def timm_model(name: str, classes: int, **arguments: Any) -> nn.Module:
+    """Build a timm model by name with a head of ``classes`` classes and random weights."""
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        raise ModelError(f"timm has no model {name!r}" + (f"; it has {', '.join(near)}, …" if near else ""))
+    model: nn.Module = timm.create_model(name, num_classes=classes, **arguments)
+    return model
+
+
+def save(path: Path, model: nn.Module, card: Card) -> None:
+    """Write a plain model's weights, with its card in the header."""
+    save_tensors(path, model.state_dict(), {"card": vars(card)})
+
+
+def load(path: Path) -> tuple[nn.Module, Card]:
+    """Build the model a file describes, with its weights.
+
+    Raises:
+        ModelError: for a file without a card, or whose weights do not fit its architecture.
+    """
+    tensors, notes = load_tensors(path)
+    if "card" not in notes:
+        raise ModelError(f"{path} does not say its architecture; name it (--model NAME)")
+    card = from_mapping(Card, notes["card"])
+    model = build(card.architecture)
+    load_weights(model, tensors, str(path))
+    return model, card
+
+
+def load_shipped(name: str) -> tuple[nn.Module, Card]:
+    """Return the pre-trained model that ships for a data set."""
+    if name not in SHIPPED:
+        raise ModelError(f"no checkpoint ships for {name!r}; shipped: {', '.join(SHIPPED)}")
+    return load(shipped_root() / SHIPPED[name])
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load weights strictly.
+
+    Raises:
+        ModelError: naming what is missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    missing = [k for k in own if k not in tensors]
+    unexpected = [k for k in tensors if k not in own]
+    other = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    if missing or unexpected or other:
+        k = other[0] if other else ""
+        shapes = f" ({tuple(tensors[k].shape)} in the file, {tuple(own[k].shape)} here)" if k else ""
+        raise ModelError(
+            f"{where} is a checkpoint of another architecture than this {type(model).__name__}: "
+            f"{_count('missing', missing)}, {_count('unexpected', unexpected)}, "
+            f"{_count('of another shape', other)}{shapes}"
+        )
+    model.load_state_dict(dict(tensors))
+
+
+def _count(what: str, keys: list[str]) -> str:
+    return f"{len(keys)} {what}" + (f" (first {keys[0]!r})" if keys else "")

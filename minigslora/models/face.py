@@ -1,0 +1,62 @@
+"""The Face Transformer: a timm vision transformer whose head is CosFace, ArcFace or linear.
+
+Source: arXiv 2103.14803, in the form edited by arXiv 2403.11530: 112×112 input, patch 8, dim 512,
+depth 6 (also 12 and 18), 8 heads of 64, MLP 2048, no qkv bias; the class token after the final
+LayerNorm is the embedding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from timm.models.vision_transformer import VisionTransformer
+
+from minigslora.models.heads import HEADS
+
+
+@dataclass(frozen=True)
+class FaceConfig:
+    """Architecture of a Face Transformer; the defaults are the published one."""
+
+    classes: int = 100
+    image_size: int = 112
+    patch: int = 8
+    dim: int = 512
+    depth: int = 6
+    heads: int = 8
+    mlp: int = 2048
+    dropout: float = 0.1
+    head: Literal["cosface", "arcface", "linear"] = "cosface"
+
+
+MINI_FACE = FaceConfig(image_size=48, patch=8, dim=128, heads=4, mlp=256)
+"""The shipped mini model, 0.8 M parameters."""
+
+
+def face_transformer(config: FaceConfig) -> VisionTransformer:
+    """Build a Face Transformer with random weights.
+
+    ``model.forward_head(model.forward_features(x), pre_logits=True)`` is the embedding (B, dim) and
+    ``model(x)`` the margin-free logits (B, classes).
+    """
+    model = VisionTransformer(
+        img_size=config.image_size,
+        patch_size=config.patch,
+        num_classes=config.classes,
+        embed_dim=config.dim,
+        depth=config.depth,
+        num_heads=config.heads,
+        mlp_ratio=config.mlp / config.dim,
+        qkv_bias=False,
+        proj_drop_rate=config.dropout,
+    )
+    head = HEADS[config.head]
+    if head is not None:
+        model.head = head(config.dim, config.classes)  # type: ignore[assignment]
+    return model
+
+
+def describe(config: FaceConfig) -> dict[str, Any]:
+    """Return the architecture as plain values, as stored beside the weights."""
+    return asdict(config)

@@ -1,0 +1,1 @@
+"""Problems: what a benchmark is to a method."""

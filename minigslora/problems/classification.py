@@ -1,0 +1,232 @@
+"""Classification: images with one label each, and a model with a classifier on an embedding."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigslora.contracts import Batch, Losses, Problem, Role, Space, Task
+from minigslora.datasets.images import DataSet, ImageSet, augment
+from minigslora.device import Precision, autocast, choose_attention, pick_device
+from minigslora.errors import ModelError
+from minigslora.metrics import class_accuracies, task_metrics
+from minigslora.models.heads import CosineHead, margin_logits
+from minigslora.streams import Streams
+
+EVAL_BATCH = 500
+
+
+@dataclass
+class Outputs:
+    """What one forward pass gives: embedding (B, D) and margin-free logits (B, C), in float32."""
+
+    embedding: Tensor
+    logits: Tensor
+
+
+class Classification(Problem):
+    """Any model with timm's interface (``forward_features``, ``forward_head``) on a data set.
+
+    Args:
+        model: the pre-trained model; moved to the device, and edited in place by methods.
+        data: the data set; its classes are in the order of the model's head.
+        mean, std: per-channel normalisation of images in [0, 1].
+        device: "auto", "cpu" or "cuda".
+        precision: "auto" trains in bf16 where the hardware has it. Evaluation is in float32.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DataSet,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+    ) -> None:
+        self.device = pick_device(str(device))
+        self.precision: Precision = precision
+        self.model = model.to(self.device)
+        self.data = DataSet(
+            data.name, *(split.to(self.device) for split in (data.train, data.val, data.test))
+        )
+        self.mean = torch.tensor(list(mean), device=self.device)[:, None, None]
+        self.std = torch.tensor(list(std), device=self.device)[:, None, None]
+        self.num_classes = len(data.classes)
+        choose_attention(model, self.device, precision)
+        self._check_head()
+
+    def _check_head(self) -> None:
+        rows = getattr(self.head, "weight", torch.empty(0)).shape[0]
+        if rows != self.num_classes:
+            raise ModelError(
+                f"the model's head has {rows} classes but {self.data.name} has {self.num_classes}; "
+                "give a model trained on these classes, in the folders' alphabetical order"
+            )
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier, whose rows are the classes."""
+        getter = getattr(self.model, "get_classifier", None)
+        head = getter() if callable(getter) else None
+        if not isinstance(head, nn.Linear | CosineHead):
+            raise ModelError(
+                f"{type(self.model).__name__} has no single linear classifier; expected a timm "
+                "classification model (DeiT's distilled pair of heads is not supported)"
+            )
+        return head
+
+    def begin(self, task: Task) -> None:
+        """Nothing to prepare: each image has one label."""
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return model inputs for uint8 images, or for float images in [0, 1]."""
+        scaled = images if images.is_floating_point() else images.float() / 255
+        return (scaled - self.mean) / self.std
+
+    def batch(self, indices: Mapping[Role, Tensor], moves: torch.Generator | None = None) -> Batch:
+        """Return training images by index, normalised, and augmented where a stream is given."""
+        rows = torch.cat(list(indices.values()))
+        images = self.data.train.images[rows]
+        if moves is not None:
+            images = augment(images, moves)
+        sizes = {role: len(part) for role, part in indices.items()}
+        return Batch(self.normalise(images), self.data.train.labels[rows], sizes)
+
+    def forward(self, batch: Batch, model: nn.Module | None = None) -> Outputs:
+        """Return embedding and logits of ``model`` (the live one by default)."""
+        return self.outputs(batch.inputs, model or self.model)
+
+    def outputs(self, inputs: Tensor, model: nn.Module) -> Outputs:
+        """Return embedding and logits of ``model`` for normalised images (B, 3, H, W)."""
+        network: Any = model
+        features = network.forward_features(inputs)
+        embedding = network.forward_head(features, pre_logits=True)
+        logits = network.get_classifier()(embedding)
+        return Outputs(embedding.float(), logits.float())
+
+    def losses(self, outputs: Outputs, batch: Batch, margin: bool = True) -> Losses:
+        """Return cross-entropies on true labels as the bounded part; the plain part is zero."""
+        logits = outputs.logits
+        if margin:
+            logits = margin_logits(self.head, logits, batch.targets)
+        bounded = F.cross_entropy(logits, batch.targets, reduction="none")
+        return Losses(bounded, torch.zeros_like(bounded))
+
+    def vectors(
+        self, outputs: Outputs, batch: Batch, space: Space, role: Role
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return each image's logits or embedding, and its label."""
+        values = outputs.logits if space == "logits" else outputs.embedding
+        part, labels = batch.part(values, role), batch.part(batch.targets, role)
+        return None if part is None or labels is None else (part, labels)
+
+    @torch.no_grad()
+    def class_rows(self, space: Space, model: nn.Module | None = None) -> Tensor:
+        """Return what the classifier says of its own rows, (C, D).
+
+        The row of a class stands for an image of it: in embedding space the row itself, scaled to
+        the mean length of all rows; in logit space the classifier's output for it.
+        """
+        source: Any = model or self.model
+        head = source.get_classifier()
+        rows: Tensor = head.weight.detach().float()
+        outputs: Tensor = head(rows).float()
+        return rows if space == "embedding" else outputs
+
+    def replay(self, task: Task) -> Iterator[Batch]:
+        """Give the task's images once, unaugmented, in evaluation mode."""
+        self.model.eval()
+        roles: tuple[tuple[Role, tuple[int, ...]], ...] = (
+            ("retain", task.retain_images),
+            ("forget", task.forget_images),
+        )
+        for role, images in roles:
+            rows = torch.tensor(images, dtype=torch.long, device=self.device)
+            for part in rows.split(EVAL_BATCH):
+                yield self.batch({role: part})
+
+    def fresh_model(self, streams: Streams) -> nn.Module:
+        """Return a copy of the model with every layer's weights drawn anew."""
+        import copy
+
+        from timm.models.vision_transformer import VisionTransformer
+
+        from minigslora import lora
+
+        model = lora.fold(self.model) if lora.wrapped(self.model) else copy.deepcopy(self.model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(streams("fresh").initial_seed())
+            model.to("cpu")
+            for module in model.modules():
+                if hasattr(module, "reset_parameters"):
+                    module.reset_parameters()
+            if isinstance(model, VisionTransformer):
+                model.init_weights()
+        return model.to(self.device)
+
+    @torch.no_grad()
+    def predict(self, split: Literal["train", "val", "test"], model: nn.Module | None = None) -> Tensor:
+        """Return margin-free logits (N, C) of a whole split, in float32."""
+        model = model or self.model
+        model.eval()
+        data: ImageSet = getattr(self.data, split)
+        rows = torch.arange(len(data), device=self.device)
+        with autocast(self.device, "fp32"):
+            parts = [
+                self.outputs(self.normalise(data.images[part]), model).logits
+                for part in rows.split(EVAL_BATCH)
+            ]
+        return torch.cat(parts)
+
+    def correct(
+        self,
+        split: Literal["train", "val", "test"],
+        model: nn.Module | None = None,
+        margin: bool = False,
+    ) -> Tensor:
+        """Return which images of a split are classified correctly, bool (N,).
+
+        Args:
+            split: which images.
+            model: the live model by default.
+            margin: subtract the head's training margin from the true logit, as the released code
+                does at test time.
+        """
+        data: ImageSet = getattr(self.data, split)
+        logits = self.predict(split, model)
+        if margin:
+            logits = margin_logits(self.head, logits, data.labels)
+        return logits.argmax(dim=1) == data.labels
+
+    def accuracy(self, split: Literal["train", "val", "test"]) -> float:
+        """Return the accuracy over all classes of a split, in percent."""
+        return 100.0 * float(self.correct(split).float().mean())
+
+    def evaluate(
+        self, tasks: Sequence[Task], split: Literal["val", "test"] = "test"
+    ) -> list[dict[str, float]]:
+        """Return each task's metrics for the live model; see :mod:`minigslora.metrics`.
+
+        A cosine head adds ``acc_margin`` figures, with its margin on the true logit: those the
+        published tables give.
+        """
+        labels = getattr(self.data, split).labels
+        logits = {"": self.predict(split)}
+        if isinstance(self.head, CosineHead):
+            logits["_margin"] = margin_logits(self.head, logits[""], labels)
+        hits = {k: class_accuracies(v, labels, self.num_classes) for k, v in logits.items()}
+        return [
+            {f"{k}{suffix}": v for suffix, h in hits.items() for k, v in task_metrics(h, task).items()}
+            for task in tasks
+        ]
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the precision context of training."""
+        return autocast(self.device, self.precision)
