@@ -286,7 +286,7 @@ def _light(c: Canvas, p: Photographs, head: Array) -> None:
 def _occlude(c: Canvas, p: Photographs) -> None:
     u = p.uniform
     dark = np.full((len(u), 3), 0.12, np.float32)
-    shades = np.full(len(u), -1.0, np.float32)[:, None, None] + np.zeros_like(c.x)
+    shades: Array = np.full_like(c.x, -1.0)
     for side in (-1.0, 1.0):
         lens = ellipse(*c.at(side * p.who["eye_gap"], p.who["eye_height"], 0.5), 0.16, 0.11)
         shades = np.maximum(shades, lens)

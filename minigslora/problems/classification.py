@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from minigslora import lora
 from minigslora.contracts import Batch, Losses, Problem, Role, Space, Task
 from minigslora.datasets.images import DataSet, ImageSet, augment
 from minigslora.device import Precision, autocast, choose_attention, pick_device
@@ -154,19 +157,14 @@ class Classification(Problem):
 
     def fresh_model(self, streams: Streams) -> nn.Module:
         """Return a copy of the model with every layer's weights drawn anew."""
-        import copy
-
-        from timm.models.vision_transformer import VisionTransformer
-
-        from minigslora import lora
-
         model = lora.fold(self.model) if lora.wrapped(self.model) else copy.deepcopy(self.model)
+        model.to("cpu").requires_grad_(True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(streams("fresh").initial_seed())
-            model.to("cpu")
             for module in model.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset):
+                    reset()
             if isinstance(model, VisionTransformer):
                 model.init_weights()
         return model.to(self.device)
