@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 COLOURS: dict[str, str] = {
@@ -50,7 +51,7 @@ def gallery(
         if i < len(good):
             colour = COLOURS["good"] if good[i] else COLOURS["forget"]
             ax.add_patch(
-                plt.Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, color=colour, linewidth=4)
+                Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, color=colour, linewidth=4)
             )
     fig.tight_layout(pad=0.3)
     return fig

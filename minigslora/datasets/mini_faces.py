@@ -299,7 +299,7 @@ def _occlude(c: Canvas, p: Photographs) -> None:
 
 
 def _develop(c: Canvas, p: Photographs) -> NDArray[np.uint8]:
-    rgb = np.clip(c.rgb, 0, 1)
+    rgb: Array = np.clip(c.rgb, 0, 1)
     weight = np.clip(np.abs(p.how["blur"]) * 0.22, 0, 0.45)[:, None, None, None]
     for axis in (2, 3):
         near = 0.5 * (np.roll(rgb, 1, axis) + np.roll(rgb, -1, axis))
