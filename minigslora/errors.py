@@ -25,3 +25,7 @@ class TrainingDiverged(MiniGSLoRAError):
 
 class OutputError(MiniGSLoRAError):
     """Results cannot be written where they were asked for."""
+
+
+class RunFailed(MiniGSLoRAError):
+    """A notebook's run did not come to its end."""

@@ -7,6 +7,9 @@ draws from plain numbers or tensors, and decides nothing.
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -33,6 +36,23 @@ def style() -> None:
         palette=list(COLOURS.values()),
         rc={"figure.dpi": 100, "figure.figsize": (7, 3.5), "axes.titlesize": 11, "axes.titleweight": "bold"},
     )
+
+
+def show(fig: Figure, alt: str) -> None:
+    """Display a figure below a notebook's cell with a text for who cannot see it, and close it.
+
+    Args:
+        fig: the figure.
+        alt: what there is to see in it, in a sentence.
+    """
+    from IPython.display import display
+
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
+    plt.close(fig)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    image = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}">'
+    display({"text/html": image, "text/plain": alt}, raw=True)  # type: ignore[no-untyped-call]
 
 
 def gallery(

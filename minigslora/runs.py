@@ -6,14 +6,21 @@ The parameters cell holds literals; the next cell turns them into a :class:`Run`
 
 A parameter that is None takes the profile's value, so that ``profile`` picks the scale and every other
 parameter overrides it. Names that no profile knows are errors: papermill only warns of them.
+
+The second half runs a notebook from outside (:func:`run_notebook`) and makes the version that a teacher
+hands out (:func:`student_version`).
 """
 
 from __future__ import annotations
 
+import ast
+import difflib
 import hashlib
 import json
 import os
 import platform
+import re
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -22,11 +29,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+import yaml
 
 from minigslora.config import parse_value
 from minigslora.device import Precision, fast_bf16, pick_device
-from minigslora.errors import ConfigError
-from minigslora.files import data_root, shipped_root, write_json
+from minigslora.errors import ConfigError, OutputError, RunFailed
+from minigslora.files import data_root, read_json, shipped_root, write_json, write_text
 
 Profile = Literal["smoke", "cpu", "gpu", "paper"]
 COMMON: dict[str, Any] = {"profile": str, "seed": int, "device": str, "precision": Precision}
@@ -118,9 +126,7 @@ def configure(notebook: str, names: Mapping[str, Any], **profiles: Mapping[str, 
     known = {**COMMON, **{k: type(v) for k, v in profiles["cpu"].items()}}
     for name in given:
         if name not in known:
-            raise ConfigError(
-                f"unknown parameter {name!r} for {notebook}; its parameters are {', '.join(known)}"
-            )
+            raise _unknown_parameter(name, notebook, known)
     profile = given.get("profile") or os.environ.get("MINIGSLORA_PROFILE") or "cpu"
     if profile not in get_args(Profile) or (profile not in profiles):
         allowed = ", ".join(p for p in get_args(Profile) if p in profiles)
@@ -167,6 +173,12 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({sys.platform}, {platform.machine()})"
 
 
+def _unknown_parameter(name: str, notebook: str, known: Mapping[str, Any]) -> ConfigError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return ConfigError(f"unknown parameter {name!r} for {notebook}{hint} It has {', '.join(known)}")
+
+
 def _plain(value: Any) -> Any:
     """Return ``value`` with tensors and NumPy numbers as Python's own."""
     if isinstance(value, Mapping):
@@ -174,3 +186,188 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return value.item() if hasattr(value, "item") else value
+
+
+# --- running a notebook from outside --------------------------------------------------------------
+
+
+def notebook_path(name: str | Path) -> Path:
+    """Return a notebook of the checkout by number ("4"), by name ("04_forget_once"), or any by path.
+
+    Raises:
+        ConfigError: where there is no such notebook.
+    """
+    if (given := Path(name)).suffix == ".ipynb" and given.is_file():
+        return given.resolve()
+    folder = shipped_root().parent / "notebooks"
+    there = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    stem = given.name.removesuffix(".ipynb")
+    number = f"{int(stem):02d}_" if stem.isdigit() else ""
+    for known, path in there.items():
+        if known == stem or (number and known.startswith(number)):
+            return path
+    near = difflib.get_close_matches(stem, there, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    listed = f" The notebooks are {', '.join(there)}" if there else " Give the path of an .ipynb file"
+    raise ConfigError(f"no notebook {str(name)!r}{hint}{listed}")
+
+
+def parameters_of(notebook: Path) -> dict[str, Any]:
+    """Return the names and default values of a notebook's parameters cell, without running it.
+
+    Raises:
+        ConfigError: where no code cell is tagged ``parameters``, or it holds more than literals.
+    """
+    cells = _read_notebook(notebook)["cells"]
+    tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if not tagged:
+        raise ConfigError(f"{notebook.name} has no cell tagged 'parameters'; tag its first code cell")
+    found: dict[str, Any] = {}
+    for line in ast.parse(tagged[0]["source"]).body:
+        if isinstance(line, ast.Import | ast.ImportFrom):
+            continue
+        try:
+            assert isinstance(line, ast.AnnAssign)
+            assert isinstance(line.target, ast.Name)
+            assert line.value is not None
+            found[line.target.id] = ast.literal_eval(line.value)
+        except (AssertionError, ValueError):
+            raise ConfigError(
+                f"{notebook.name}: {ast.unparse(line)!r} does not belong in the parameters cell; "
+                "write one literal a line, as in 'seed: int = 0'"
+            ) from None
+    return found
+
+
+def run_notebook(
+    notebook: str | Path,
+    parameters: Mapping[str, Any],
+    out: Path | None = None,
+    watch: bool = False,
+) -> Path:
+    """Run one notebook by papermill, in a process of its own; a finished run is not run again.
+
+    The run's folder is its ``MINIGSLORA_RUN_DIR``, whose name comes from the parameters. It holds
+    ``parameters.yaml``, ``executed.ipynb`` and, once the run has succeeded, ``result.json``.
+
+    Args:
+        notebook: a number, a name or a path; see :func:`notebook_path`.
+        parameters: values for names of its parameters cell.
+        out: another folder for the run.
+        watch: whether papermill's progress bar and the cells' output are shown.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        ConfigError: for an unknown notebook or parameter, before anything is started.
+        OutputError: where ``out`` holds a run with other parameters.
+        RunFailed: naming the cell's error and where the executed copy is.
+    """
+    source = notebook_path(notebook)
+    known = parameters_of(source)
+    for name in parameters:
+        if name not in known:
+            raise _unknown_parameter(name, source.stem, known)
+    values = {"profile": "", "seed": 0, **known, **parameters}
+    values["profile"] = values["profile"] or os.environ.get("MINIGSLORA_PROFILE") or "cpu"
+    folder = (out or run_folder(source.stem, values)).resolve()
+    result = folder / "result.json"
+    if not _same_run(folder, values) or not result.is_file():
+        _papermill(source, folder, watch)
+    return folder
+
+
+def _same_run(folder: Path, values: Mapping[str, Any]) -> bool:
+    """Whether ``folder`` holds a run with these parameters; an empty folder is taken for them."""
+    text, started = yaml.safe_dump(_plain(values)), folder / "parameters.yaml"
+    if not started.is_file():
+        write_text(started, text)
+        return False
+    if started.read_text(encoding="utf-8") != text:
+        raise OutputError(
+            f"{folder} holds a run with other parameters ({started.name} differs); choose another "
+            "folder, or remove it"
+        )
+    return True
+
+
+def _papermill(source: Path, folder: Path, watch: bool) -> None:
+    executed, result = folder / "executed.ipynb", folder / "result.json"
+    show = "--progress-bar" if watch else "--no-progress-bar"
+    command = [sys.executable, "-m", "papermill", str(source), str(executed), show, "-k", "python3"]
+    command += ["-f", str(folder / "parameters.yaml"), *(["--log-output"] if watch else [])]
+    package = str(Path(__file__).resolve().parents[1])
+    environment = {
+        **os.environ,
+        "MINIGSLORA_RUN_DIR": str(folder),
+        "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
+        "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not a user's of that name
+    }
+    result.unlink(missing_ok=True)
+    pipe = None if watch else subprocess.PIPE
+    done = subprocess.run(
+        command, cwd=source.parent, env=environment, stdout=pipe, stderr=pipe, text=True, check=False
+    )
+    if done.returncode == 0 and result.is_file():
+        return
+    last = next(reversed((done.stderr or "").strip().splitlines()), "see above")
+    reason = _cell_error(executed, last if done.returncode else "")
+    raise RunFailed(f"{source.stem} failed: {reason}. The executed copy is {executed}")
+
+
+def _cell_error(executed: Path, otherwise: str) -> str:
+    """Say in which cell of an executed notebook what went wrong."""
+    if not executed.is_file():
+        return otherwise or "papermill wrote no notebook"
+    for cell in _read_notebook(executed)["cells"]:
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                line = cell["source"].strip().splitlines()[0]
+                return f"{output['ename']}: {output['evalue']} (in the cell that begins {line!r})"
+    return otherwise or (
+        "no result.json was written; the kernel was killed (short of memory?), or the last cell does not "
+        "call run.finish"
+    )
+
+
+# --- the version a teacher hands out --------------------------------------------------------------
+
+SOLUTION = re.compile(
+    r"^(?P<indent>[ \t]*)### BEGIN SOLUTION[^\n]*\n.*?^[ \t]*### END SOLUTION[^\n]*$",
+    re.DOTALL | re.MULTILINE,
+)
+TODO = 'raise NotImplementedError("your code here")'
+
+
+def student_version(notebook: str | Path, target: Path) -> Path:
+    """Write a copy of a notebook without solutions and outputs.
+
+    What stands between ``### BEGIN SOLUTION`` and ``### END SOLUTION`` is replaced by a line that
+    raises ``NotImplementedError``, indented alike.
+
+    Raises:
+        ConfigError: for an unknown notebook, or a BEGIN without its END.
+    """
+    source = notebook_path(notebook)
+    book = _read_notebook(source)
+    for cell in book["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        cell["source"] = SOLUTION.sub(rf"\g<indent>{TODO}", cell["source"])
+        if "### BEGIN SOLUTION" in cell["source"] or "### END SOLUTION" in cell["source"]:
+            raise ConfigError(
+                f"{source.name}: a '### BEGIN SOLUTION' or '### END SOLUTION' stands alone in the cell "
+                f"that begins {cell['source'].splitlines()[0]!r}; write both"
+            )
+        cell["outputs"], cell["execution_count"] = [], None
+    write_json(target, book)
+    return target
+
+
+def _read_notebook(path: Path) -> dict[str, Any]:
+    """Return a notebook as plain values, each cell's source as one string."""
+    book: dict[str, Any] = read_json(path)
+    for cell in book["cells"]:
+        cell["source"] = "".join(cell["source"])
+    return book
