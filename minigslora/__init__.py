@@ -1,8 +1,23 @@
 """minigslora: continual forgetting for pre-trained vision models (GS-LoRA and GS-LoRA++)."""
 
-from minigslora.erasure import Erasure, forget
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from minigslora.errors import MiniGSLoRAError
+
+if TYPE_CHECKING:
+    from minigslora.erasure import Erasure, forget
 
 __version__ = "0.1.0"
 
 __all__ = ["Erasure", "MiniGSLoRAError", "__version__", "forget"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch and timm only when something needs them: ``minigslora --help`` does not."""
+    if name in ("Erasure", "forget"):
+        from minigslora import erasure
+
+        return getattr(erasure, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

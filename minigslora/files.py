@@ -58,6 +58,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path) -> None:
+    """Make ``folder`` and raise an :class:`OutputError` if nothing can be written there.
+
+    Called before long work whose results go there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as problem:
+        raise _cannot_write(folder, problem) from problem
+
+
 def _cannot_write(path: Path, problem: Exception) -> OutputError:
     reason = getattr(problem, "strerror", None) or str(problem)
     return OutputError(

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,15 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from minigslora.contracts import Batch
-from minigslora.device import Precision, autocast
-from minigslora.errors import TrainingDiverged
+from minigslora.datasets import registry
+from minigslora.device import Precision, autocast, pick_device
+from minigslora.errors import ConfigError, TrainingDiverged
+from minigslora.files import require_writable, sha256, write_json
+from minigslora.models import checkpoint
+from minigslora.models.face import MINI_FACE, FaceConfig, face_transformer
 from minigslora.models.heads import margin_logits
 from minigslora.problems.classification import Classification
+from minigslora.runs import device_name, versions
 from minigslora.streams import Streams
 
 
@@ -137,3 +143,127 @@ def _step(
     nn.utils.clip_grad_norm_(parameters, config.clip)
     optimizer.step()
     return loss.detach()
+
+
+# --- recipes by name, and the checkpoints they make -------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is pre-trained on a data set, and how."""
+
+    model: FaceConfig
+    training: Pretraining
+
+
+MINI_RECIPE = Recipe(MINI_FACE, Pretraining(epochs=45))
+RECIPES: dict[str, dict[str, Recipe]] = {
+    "mini-faces": {"cpu": MINI_RECIPE, "cuda": MINI_RECIPE},
+    "mini-faces-tuning": {"cpu": MINI_RECIPE, "cuda": MINI_RECIPE},
+    "casia-face100": {
+        "cpu": MINI_RECIPE,
+        "cuda": Recipe(FaceConfig(), Pretraining(epochs=60, batch=128)),
+    },
+}
+"""Recipes by data set and kind of device: a CPU takes real faces at a reduced resolution."""
+
+
+def recipe_for(
+    name: str,
+    device: str = "auto",
+    *,
+    epochs: int | None = None,
+    image_size: int | None = None,
+    dim: int | None = None,
+    depth: int | None = None,
+    seed: int = 0,
+) -> Recipe:
+    """Return the recipe of a data set on a device, with what was asked for in its place.
+
+    A changed width keeps the size of an attention head and the ratio of MLP to width.
+
+    Raises:
+        ConfigError: for a data set without recipe, or sizes that do not fit together.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"no pre-training recipe for {name!r}; there are {', '.join(RECIPES)}")
+    kind = pick_device(device).type
+    recipe = RECIPES[name].get(kind, RECIPES[name]["cpu"])
+    model, training = recipe.model, replace(recipe.training, seed=seed)
+    each, ratio = model.dim // model.heads, model.mlp // model.dim
+    if epochs is not None:
+        training = replace(training, epochs=_at_least_one("epochs", epochs))
+    if dim is not None:
+        if dim < each or dim % each:
+            raise ConfigError(f"width = {dim}; expected a multiple of {each}, the size of an attention head")
+        model = replace(model, dim=dim, heads=dim // each, mlp=ratio * dim)
+    if depth is not None:
+        model = replace(model, depth=_at_least_one("depth", depth))
+    if image_size is not None:
+        if image_size < model.patch or image_size % model.patch:
+            raise ConfigError(f"image_size = {image_size}; expected a multiple of the patch, {model.patch}")
+        model = replace(model, image_size=image_size)
+    return Recipe(model, training)
+
+
+def _at_least_one(key: str, value: int) -> int:
+    if value < 1:
+        raise ConfigError(f"{key} = {value}; expected 1 or more")
+    return value
+
+
+def make_checkpoint(
+    name: str, recipe: Recipe, out: Path, device: str = "auto", command: str = "", watch: bool = False
+) -> dict[str, Any]:
+    """Pre-train on a data set and write the checkpoint, with its record as JSON beside it.
+
+    Args:
+        name: a data set's name.
+        recipe: model and training.
+        out: the safetensors file.
+        device: "auto", "cpu" or "cuda".
+        command: what was typed, for the record.
+        watch: whether to show progress.
+
+    Returns:
+        The record: file, sha256, command, seed, architecture, training, metrics, versions, device.
+
+    Raises:
+        ConfigError: where ``out`` is no safetensors file.
+        OutputError: where it cannot be written; this is found before training.
+    """
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"{out} should end in .safetensors, the format it is written in")
+    require_writable(out.parent)
+    data = registry.load(name, recipe.model.image_size, watch)
+    config = replace(recipe.model, classes=len(data.classes))
+    torch.manual_seed(recipe.training.seed)  # the model's first weights
+    problem = Classification(face_transformer(config), data, device=device)
+    record: dict[str, Any] = {
+        "file": out.name,
+        "command": command,
+        "seed": recipe.training.seed,
+        "data": name,
+        "architecture": {"kind": "face", **asdict(config)},
+        "training": asdict(recipe.training),
+        "versions": versions(),
+        "device": device_name(problem.device),
+        "threads": torch.get_num_threads(),
+    }
+    history = pretrain(problem, recipe.training, watch)
+    record["metrics"] = {
+        "acc_val": round(problem.accuracy("val"), 2),
+        "acc_test": round(problem.accuracy("test"), 2),
+        "epochs": recipe.training.epochs,
+        "seconds": round(history[-1].seconds, 1),
+    }
+    card = checkpoint.Card(
+        architecture=record["architecture"],
+        classes=data.classes,
+        image_size=config.image_size,
+        notes={k: record[k] for k in ("data", "command", "seed", "training", "metrics", "versions")},
+    )
+    checkpoint.save(out, problem.model, card)
+    record["sha256"] = sha256(out)
+    write_json(out.with_suffix(".json"), record)
+    return record

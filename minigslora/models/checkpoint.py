@@ -51,12 +51,24 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
 
 
 def timm_model(name: str, classes: int, **arguments: Any) -> nn.Module:
-    """Build a timm model by name with a head of ``classes`` classes and random weights."""
+    """Build a timm model by name with a head of ``classes`` classes and random weights.
+
+    Raises:
+        ModelError: for a name timm does not have, or arguments the model does not take.
+    """
+    check_timm_name(name)
+    try:
+        model: nn.Module = timm.create_model(name, num_classes=classes, **arguments)
+    except (TypeError, AssertionError, ValueError) as problem:
+        raise ModelError(f"timm cannot build {name} with {arguments}: {problem}") from problem
+    return model
+
+
+def check_timm_name(name: str) -> None:
+    """Raise a :class:`ModelError` for a name timm does not have."""
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise ModelError(f"timm has no model {name!r}" + (f"; it has {', '.join(near)}, …" if near else ""))
-    model: nn.Module = timm.create_model(name, num_classes=classes, **arguments)
-    return model
 
 
 def save(path: Path, model: nn.Module, card: Card) -> None:
