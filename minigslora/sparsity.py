@@ -50,13 +50,10 @@ def alpha_at(epoch: int, alpha: float, warmup: int) -> float:
     return 0.0 if epoch < warmup else alpha
 
 
-def thresholds(groups: Sequence[Group], lr: float, alpha: float, norm: GroupNorm) -> list[float]:
-    """Return τ_g = η α √|g| for each group (equation 3.2)."""
-    sizes = [
-        sum(b.numel() for _, b in group.pairs if b is not None) if norm == "B" else group.size
-        for group in groups
-    ]
-    return [lr * alpha * math.sqrt(size) for size in sizes]
+def root_size(group: Group, norm: GroupNorm = "parameters") -> float:
+    """Return √|g| of (3.2); where only B is measured, only B's parameters count."""
+    only_b = sum(b.numel() for _, b in group.pairs if b is not None)
+    return math.sqrt(only_b if norm == "B" else group.size)
 
 
 class ProximalStep:
@@ -74,6 +71,7 @@ class ProximalStep:
         self.norm = norm
         first = self.groups[0].parameters[0]
         self.alive = torch.ones(len(self.groups), device=first.device, dtype=first.dtype)
+        self.root_sizes = self.alive.new_tensor([root_size(group, norm) for group in self.groups])
 
     @torch.no_grad()
     def __call__(self, lr: float, alpha: float) -> None:
@@ -81,7 +79,7 @@ class ProximalStep:
         if alpha == 0:
             return
         norms = torch.stack([group_norm(group, self.norm) for group in self.groups])
-        tau = norms.new_tensor(thresholds(self.groups, lr, alpha, self.norm))
+        tau = lr * alpha * self.root_sizes
         shrink = (1 - tau / norms.clamp_min(torch.finfo(norms.dtype).tiny)).clamp_min(0)
         self.alive.mul_(shrink > 0)
         for group, factor, alive in zip(

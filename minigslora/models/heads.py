@@ -48,8 +48,8 @@ class CosFace(CosineHead):
 
     def with_margin(self, logits: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
         """Subtract s·m from the true class's logit."""
-        true = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
-        return logits - share * self.scale * self.margin * true
+        less = logits.new_full((len(labels), 1), -share * self.scale * self.margin)
+        return logits.scatter_add(1, labels[:, None], less)
 
 
 class ArcFace(CosineHead):
