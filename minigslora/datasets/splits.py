@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from minigslora.contracts import Task
 from minigslora.datasets.images import DataSet, ImageSet
@@ -38,7 +38,7 @@ class Setting:
     ratio: float = 0.1
     shots: int = 0
     missing: int = 0
-    order: Optional[int] = None
+    order: int | None = None
 
     @property
     def kind(self) -> str:
