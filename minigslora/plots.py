@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -74,4 +75,221 @@ def gallery(
                 Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, color=colour, linewidth=4)
             )
     fig.tight_layout(pad=0.3)
+    return fig
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """One row of a comparison: images (N, 3, H, W), uint8, a title each, and which are ``good``."""
+
+    label: str
+    images: Tensor
+    titles: Sequence[str]
+    good: Sequence[bool]
+
+
+def comparison(rows: Sequence[PictureRow], size: float = 1.0) -> Figure:
+    """Show rows of images under one another, such as the same photographs before and after.
+
+    Frames are green where ``good`` and vermilion where not.
+    """
+    columns = max(len(row.images) for row in rows)
+    fig, axes = plt.subplots(
+        len(rows), columns, figsize=(columns * size + 1.2, len(rows) * (size + 0.22)), squeeze=False
+    )
+    for row, line in zip(rows, axes, strict=True):
+        for ax in line:
+            ax.set_axis_off()
+        for ax, image, title, good in zip(line, row.images, row.titles, row.good, strict=False):
+            ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+            colour = COLOURS["good"] if good else COLOURS["forget"]
+            ax.set_title(title, fontsize=8, fontweight="normal", color=colour, pad=3)
+            ax.add_patch(
+                Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, color=colour, linewidth=4)
+            )
+        line[0].text(
+            -0.12, 0.5, row.label, transform=line[0].transAxes, ha="right", va="center", fontsize=10
+        )
+    fig.tight_layout(pad=0.4)
+    return fig
+
+
+def group_norms(norms: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Show each group's norm of the update per request as bars; a group at zero is marked "0".
+
+    Args:
+        norms: for each request, the norm of each group by name.
+    """
+    names = list(next(iter(norms.values())))
+    fig, ax = plt.subplots(figsize=(max(5.0, 0.9 * len(names)), 2.8))
+    width = 0.8 / len(norms)
+    for i, (request, values) in enumerate(norms.items()):
+        places = [x + (i - (len(norms) - 1) / 2) * width for x in range(len(names))]
+        ax.bar(places, [values[name] for name in names], width, label=request)
+        for x, name in zip(places, names, strict=True):
+            if values[name] == 0:
+                ax.text(x, 0, "0", ha="center", va="bottom", fontsize=9)
+    ax.set_xticks(range(len(names)), names, rotation=30 if len(names) > 8 else 0)
+    ax.set_ylabel("norm of the update")
+    ax.set_xlabel("group")
+    if len(norms) > 1:
+        ax.legend()
+    fig.tight_layout()
+    return fig
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel of lines over a common axis.
+
+    Attributes:
+        title: what the panel shows.
+        ylabel: what is measured, with its unit.
+        lines: values by label; a NaN leaves a gap.
+        colours: a key of :data:`COLOURS` by label; other lines take the style's order.
+        levels: values by label to draw as dashed horizontal lines.
+    """
+
+    title: str
+    ylabel: str
+    lines: Mapping[str, Sequence[float]]
+    colours: Mapping[str, str] = field(default_factory=dict)
+    levels: Mapping[str, float] = field(default_factory=dict)
+
+
+def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), height: float = 3.2) -> Figure:
+    """Draw lines over epochs or tasks, one panel beside the other.
+
+    Args:
+        panels: what to draw.
+        xlabel: the common axis, counted from 1.
+        ticks: labels of its positions; numbers where empty.
+        height: of the figure, in inches.
+    """
+    fig, axes = plt.subplots(1, len(panels), figsize=(min(11.5, 4.4 * len(panels)), height), squeeze=False)
+    for ax, panel in zip(axes.flat, panels, strict=True):
+        for label, values in panel.lines.items():
+            colour = COLOURS[panel.colours[label]] if label in panel.colours else None
+            places = range(1, len(values) + 1)
+            ax.plot(places, values, label=label, color=colour, marker="o", markersize=4)
+        for i, (label, level) in enumerate(panel.levels.items()):
+            ax.axhline(level, label=label, color="black", linewidth=1.2, linestyle=("--", ":", "-.")[i % 3])
+        if ticks:
+            ax.set_xticks(range(1, len(ticks) + 1), ticks)
+        else:
+            ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_title(panel.title)
+        ax.set_xlabel(xlabel)
+        ax.set_ylabel(panel.ylabel)
+        ax.legend(fontsize=8)
+    fig.tight_layout()
+    return fig
+
+
+def histograms(
+    values: Mapping[str, Tensor], marks: Mapping[str, float], xlabel: str, bins: int = 40
+) -> Figure:
+    """Draw one histogram over another on common bins, with vertical lines at named values.
+
+    Args:
+        values: samples by label; their colours are grey, then vermilion.
+        marks: named positions on the axis.
+        xlabel: what the samples are, with their unit.
+        bins: how many bins.
+    """
+    fig, ax = plt.subplots(figsize=(7, 3.2))
+    largest = max(float(v.max()) for v in values.values())
+    edges = [largest * i / bins for i in range(bins + 1)]
+    for (label, samples), colour in zip(values.items(), ("before", "forget", "retain"), strict=False):
+        ax.hist(samples.cpu().numpy(), bins=edges, label=label, color=COLOURS[colour], alpha=0.75)
+    for i, (label, place) in enumerate(marks.items()):
+        ax.axvline(place, color="black", linewidth=1.5, linestyle=("--", ":", "-.")[i % 3], label=label)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("images")
+    ax.legend(fontsize=9)
+    fig.tight_layout()
+    return fig
+
+
+def bars(
+    rows: Mapping[str, Mapping[str, float]],
+    ylabel: str,
+    colours: Mapping[str, str],
+    levels: Mapping[str, tuple[float, str]] | None = None,
+) -> Figure:
+    """Draw groups of bars, each with its value above it.
+
+    Args:
+        rows: for each group the height of each bar by label.
+        ylabel: what is measured, with its unit.
+        colours: a key of :data:`COLOURS` for each label.
+        levels: dashed lines by label: a height and a key of :data:`COLOURS`.
+    """
+    fig, ax = plt.subplots(figsize=(min(11.0, 2.0 + 1.9 * len(rows)), 3.4))
+    labels = list(next(iter(rows.values())))
+    width = 0.8 / len(labels)
+    for i, label in enumerate(labels):
+        places = [x + (i - (len(labels) - 1) / 2) * width for x in range(len(rows))]
+        heights = [row[label] for row in rows.values()]
+        drawn = ax.bar(places, heights, width, label=label, color=COLOURS[colours[label]])
+        ax.bar_label(drawn, fmt="%.1f", fontsize=8, padding=1)
+    for label, (level, colour) in (levels or {}).items():
+        ax.axhline(level, color=COLOURS[colour], linewidth=1.2, linestyle="--", label=label)
+    ax.set_xticks(range(len(rows)), list(rows))
+    ax.set_ylabel(ylabel)
+    ax.margins(y=0.12)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    fig.tight_layout()
+    return fig
+
+
+def destinations(names: Sequence[str], shares: Sequence[float], forgotten: Sequence[bool]) -> Figure:
+    """Draw the share of images that each class receives, most first.
+
+    Args:
+        names: the classes.
+        shares: in percent, each class's share of the images.
+        forgotten: which of the classes are forgotten ones (vermilion); the others are retained (blue).
+    """
+    fig, ax = plt.subplots(figsize=(7.5, 3.0))
+    colours = [COLOURS["forget"] if gone else COLOURS["retain"] for gone in forgotten]
+    ax.bar(range(len(names)), shares, color=colours)
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
+    ax.set_ylabel("share of images, %")
+    ax.set_xlabel("predicted class")
+    legend = {"a retained class": "retain", "a forgotten class": "forget"}
+    ax.legend([Rectangle((0, 0), 1, 1, color=COLOURS[c]) for c in legend.values()], list(legend), fontsize=9)
+    fig.tight_layout()
+    return fig
+
+
+def class_map(table: Tensor, columns: Sequence[str], requests: Mapping[str, int]) -> Figure:
+    """Draw accuracies per class as a heat map, classes in the order in which they were requested.
+
+    Args:
+        table: (classes, columns), in percent.
+        columns: what each column is, such as "task 1".
+        requests: how many rows belong to each request, by name, in order.
+    """
+    fig, ax = plt.subplots(figsize=(1.9 + 0.9 * len(columns), 5.2))
+    sns.heatmap(
+        table.cpu().numpy(),
+        ax=ax,
+        vmin=0,
+        vmax=100,
+        cmap="cividis",
+        xticklabels=list(columns),
+        yticklabels=False,
+        cbar_kws={"label": "accuracy of the class, %"},
+    )
+    edge, middles = 0, []
+    for size in requests.values():
+        middles.append(edge + size / 2)
+        edge += size
+        ax.axhline(edge, color="white", linewidth=2)
+    ax.set_yticks(middles, list(requests), rotation=0)
+    ax.tick_params(axis="x", rotation=0)
+    ax.set_ylabel("classes, by request")
+    ax.set_xlabel("after")
+    fig.tight_layout()
     return fig
