@@ -13,6 +13,8 @@ from minigslora import lora
 from minigslora.contracts import Task, Training
 from minigslora.datasets.splits import Plan
 from minigslora.forgetting import EpochOrder
+from minigslora.models.checkpoint import timm_model
+from minigslora.models.face import FaceConfig, face_transformer
 from minigslora.streams import Streams
 
 GOOD = "✔"
@@ -47,6 +49,157 @@ def require(exercise: str, right: bool, hint: str) -> None:
 
 def _detached(value: Any) -> Any:
     return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+# --- notebook 02: LoRA injection --------------------------------------------------------------------
+
+
+def exercise_02_1(answer: int) -> None:
+    """Check the number of parameters of rank-8 adapters on every FFN of a ViT-B/16."""
+    with torch.device("meta"):
+        model = timm_model("vit_base_patch16_224", classes=10)
+    lora.inject(model, "ffn")
+    lora.attach(model, "task1", rank=8)
+    expected = sum(p.numel() for p in lora.trainable(model))
+    hint = "Each FFN has two layers, and each adapter a matrix on either side of the bottleneck (2.4)."
+    close("02.1", answer, expected, hint, tolerance=0.0)
+
+
+def _stack(seed: int, ranks: tuple[int, ...] = (2, 3)) -> lora.LoRALinear:
+    """Return a 9 → 14 layer with adapters that act, of different ranks and scales."""
+    stream = torch.Generator().manual_seed(seed)
+    layer = lora.LoRALinear(nn.Linear(9, 14))
+    for number, rank in enumerate(ranks, 1):
+        adapter = layer.add(f"task{number}", rank, scale=0.5 * number, generator=stream)
+        nn.init.normal_(adapter.B, generator=stream)
+    return layer
+
+
+def exercise_02_2(fold_layer: Callable[[lora.LoRALinear], nn.Linear]) -> None:
+    """Check a function that folds a wrapped layer into a plain one."""
+    x = torch.randn(6, 9, generator=torch.Generator().manual_seed(22))
+    for ranks in ((2, 3), (1,), ()):
+        layer = _stack(22, ranks)
+        before = {key: value.clone() for key, value in layer.state_dict().items()}
+        dense = fold_layer(layer)
+        require("02.2", type(dense) is nn.Linear, "Return a plain nn.Linear.")
+        same = all(torch.equal(value, before[key]) for key, value in layer.state_dict().items())
+        require("02.2", same, "The layer that was given has changed; work on a copy of its base.")
+        expected = layer.base(x) + sum((x @ _dense_delta(a).T for a in _adapters(layer)), torch.zeros(()))
+        hint = f"With {len(ranks)} adapter(s) the outputs differ; do all of them act, with their scales?"
+        require("02.2", torch.allclose(dense(x), expected, atol=1e-5), hint)
+    passed("02.2", True, "")
+
+
+def _adapters(layer: lora.LoRALinear) -> list[lora.Adapter]:
+    return [a for a in layer.adapters.values() if isinstance(a, lora.Adapter)]
+
+
+def _dense_delta(adapter: lora.Adapter) -> Tensor:
+    """Return s·B·A, entry by entry a sum over the rank."""
+    return adapter.scale * torch.einsum("or,ri->oi", adapter.B, adapter.A)
+
+
+def exercise_02_3(smallest_rank: Callable[[Tensor, float], int]) -> None:
+    """Check the smallest rank whose best approximation leaves at most a share of the norm."""
+    stream = torch.Generator().manual_seed(23)
+    left, right = (torch.linalg.qr(torch.randn(7, 7, generator=stream)).Q for _ in range(2))
+    for sigma, share, expected in (
+        ((3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.61, 1),
+        ((3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.59, 2),
+        ((1.0,) * 7, 0.5, 6),
+        ((2.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0), 1.0, 0),
+    ):
+        given = smallest_rank(left @ torch.diag(torch.tensor(sigma)) @ right.T, share)
+        shown = ", ".join(f"{value:g}" for value in sigma)
+        hint = f"For singular values {shown} in some order and a share of {share} it gave {given}."
+        require("02.3", given == expected, f"{hint} Are squares summed, and the root compared?")
+    passed("02.3", True, "")
+
+
+def exercise_02_4(one_adapter: Callable[[lora.Adapter, lora.Adapter], tuple[float, Tensor, Tensor]]) -> None:
+    """Check one adapter that acts as a stack of two."""
+    for seed in (24, 25):
+        first, second = _adapters(_stack(seed))
+        scale, a, b = one_adapter(first, second)
+        rank = len(first.A) + len(second.A)
+        shapes = tuple(a.shape) == (rank, 9) and tuple(b.shape) == (14, rank)
+        hint = f"A is {tuple(a.shape)} and B {tuple(b.shape)}; ranks {len(first.A)} and {len(second.A)} add."
+        require("02.4", shapes, hint)
+        update, wanted = scale * (b @ a), _dense_delta(first) + _dense_delta(second)
+        hint = "The update is not the sum of the two; where do the two scales go?"
+        require("02.4", torch.allclose(update, wanted, atol=1e-5), hint)
+    passed("02.4", True, "")
+
+
+# --- notebook 03: group sparsity --------------------------------------------------------------------
+
+
+def exercise_03_1(answer: int, norm: float, size: int, lr: float, alpha: float) -> None:
+    """Check how many proximal steps take a group without gradient from ``norm`` to zero."""
+    left, steps = norm, 0
+    while left > 0:
+        left, steps = max(0.0, left - lr * alpha * size**0.5), steps + 1
+    hint = "Each step takes τ = ηα√|g| off the norm, whatever its size; and half a step is a step."
+    close("03.1", answer, steps, hint, tolerance=0.0)
+
+
+def exercise_03_2(shrink: Callable[[list[Tensor], float], list[Tensor]]) -> None:
+    """Check the group soft-threshold (3.2) on a list of tensors."""
+    stream = torch.Generator().manual_seed(32)
+    parts = [torch.randn(3, 4, generator=stream), torch.randn(5, generator=stream)]
+    norm = torch.cat([p.flatten() for p in parts]).norm()
+    for share in (0.0, 0.3, 0.99):
+        out = shrink([p.clone() for p in parts], float(share * norm))
+        kept = torch.cat([p.flatten() for p in out]).norm() / norm
+        hint = f"With τ at {share:.2f} of the group's norm, {float(kept):.2f} of the norm is left."
+        require("03.2", abs(float(kept) - (1 - share)) < 1e-4, f"{hint} Is the norm the whole group's?")
+        ratios = torch.cat([(o / p).flatten() for o, p in zip(out, parts, strict=True)])
+        require("03.2", float(ratios.max() - ratios.min()) < 1e-4, "The direction changed; use one factor.")
+    gone = shrink([p.clone() for p in parts], float(1.01 * norm))
+    require("03.2", not any(p.any() for p in gone), "Below the threshold a group is exactly zero.")
+    zero = torch.cat(shrink([torch.zeros(2), torch.zeros(3)], 0.1))
+    passed("03.2", torch.equal(zero, torch.zeros(5)), "A group at zero stays there, without NaN.")
+
+
+def exercise_03_3(zero_share: Callable[[nn.Module, str], float]) -> None:
+    """Check the share of blocks whose update is zero, on a model where some matrices are zero."""
+    model = face_transformer(FaceConfig(classes=5, image_size=16, dim=16, depth=4, heads=2, mlp=24))
+    lora.inject(model)
+    lora.attach(model, "task1", rank=2)
+    every = lora.adapters(model, "task1")
+    for expected, dead in ((1.0, ()), (0.75, ("blocks.1.mlp.fc2",)), (0.0, tuple(n for n, _ in every))):
+        with torch.no_grad():
+            for name, adapter in every:  # B at zero at the start: all updates are zero
+                adapter.B.fill_(0.1 if name in dead else 0.0)
+        given = zero_share(model, "task1")
+        at = f"With an update in {len(dead)} of {len(every)} layers it gave {given}"
+        require("03.3", abs(given - expected) < 1e-9, f"{at}; a block is at zero if all its updates are.")
+    with torch.no_grad():
+        for name, adapter in every:
+            if name.startswith("blocks.0"):
+                adapter.A.zero_()  # B is not zero here, and yet the update is
+    passed("03.3", abs(zero_share(model, "task1") - 0.25) < 1e-9, "A zero A makes a zero update, too.")
+
+
+def exercise_03_4(sparse_group: Callable[[Tensor, float, float], Tensor]) -> None:
+    """Check the proximal map of τ₁‖θ‖₁ + τ₂‖θ‖₂, by the condition a minimum meets."""
+    stream = torch.Generator().manual_seed(34)
+    for each, group in ((0.3, 0.5), (0.0, 1.0), (1.0, 0.0), (0.6, 9.0)):
+        start = torch.randn(12, generator=stream, dtype=torch.float64)
+        out = sparse_group(start.clone(), each, group)
+        at = f"For τ₁ = {each}, τ₂ = {group}"
+        require("03.4", bool(out.isfinite().all()), f"{at} the result is not finite.")
+        if not out.any():
+            folded = (start.abs() - each).clamp_min(0).norm()
+            require("03.4", float(folded) <= group + 1e-9, f"{at} the group was zeroed too early.")
+            continue
+        on = out != 0
+        slope = out - start + group * out / out.norm()  # of the smooth part; |τ₁| balances it
+        balanced = torch.allclose(slope[on], -each * out[on].sign(), atol=1e-6)
+        hint = f"{at} the objective still falls in some direction; which of the two comes first?"
+        require("03.4", balanced and bool((slope[~on].abs() <= each + 1e-6).all()), hint)
+    passed("03.4", True, "")
 
 
 # --- notebook 04: forget once -----------------------------------------------------------------------
