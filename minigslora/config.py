@@ -63,11 +63,13 @@ def _parse_scalar(key: str, value: Any, kind: Any) -> Any:
     if kind in (int, float):
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise expected
+        if kind is int and isinstance(value, int):
+            return value  # a float in between would round a large one
         try:
             number = float(value)
         except ValueError:
             raise expected from None
-        if math.isnan(number) or (kind is int and number != int(number)):
+        if math.isnan(number) or (kind is int and not number.is_integer()):
             raise expected
         return int(number) if kind is int else number
     if isinstance(kind, type) and not isinstance(value, kind):
@@ -97,6 +99,6 @@ def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
     for key in values:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ConfigError(f"unknown parameter {key!r}{hint} Known: {', '.join(known)}")
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ConfigError(f"unknown parameter {key!r}{hint}; known: {', '.join(known)}")
     return parse_fields(kind(**values))

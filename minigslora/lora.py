@@ -19,7 +19,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,10 @@ class Adapter(nn.Module):
         return self.scale * F.linear(F.linear(x, self.A), self.B)
 
 
+class WeightReadError(ModelError, AttributeError):
+    """The model reads a wrapped layer's weight itself, so that its adapters could not act."""
+
+
 class LoRALinear(nn.Module):
     """A linear layer with a stack of named adapters beside it (equation 2.1).
 
@@ -73,11 +77,41 @@ class LoRALinear(nn.Module):
     loudly instead.
     """
 
+    base: nn.Linear
+    adapters: nn.ModuleDict
+
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
         self.adapters = nn.ModuleDict()
         self.bypass = False
+
+    def __getattr__(self, name: str) -> Any:
+        """Say why there is no ``weight``; everything else is :class:`~torch.nn.Module`'s."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name != "weight":
+                raise
+            raise WeightReadError(
+                "the model reads this layer's weight instead of calling the layer (as torch's "
+                "MultiheadAttention, BEiT's and EVA's do), so that LoRA cannot act on it; leave it out "
+                "of targets"
+            ) from None
+
+    def check(self, name: str, rank: int) -> None:
+        """Raise a :class:`ModelError` where an adapter of this name and rank cannot be added."""
+        if name in self.adapters:
+            raise ModelError(
+                f"an adapter named {name!r} is already attached; choose another name, revoke it, or "
+                "take all adapters away with lora.remove(model)"
+            )
+        largest = min(self.base.in_features, self.base.out_features)
+        if not 1 <= rank <= largest:
+            raise ModelError(
+                f"LoRA rank {rank} does not fit a {self.base.in_features} → "
+                f"{self.base.out_features} layer; choose a rank from 1 to {largest}"
+            )
 
     def add(
         self,
@@ -87,14 +121,7 @@ class LoRALinear(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Adapter:
         """Attach a fresh adapter on top of the stack; ``scale`` defaults to 1 / rank (alpha = 1)."""
-        if name in self.adapters:
-            raise ModelError(f"an adapter named {name!r} is already attached; choose another name")
-        largest = min(self.base.in_features, self.base.out_features)
-        if not 1 <= rank <= largest:
-            raise ModelError(
-                f"LoRA rank {rank} does not fit a {self.base.in_features} → "
-                f"{self.base.out_features} layer; choose a rank from 1 to {largest}"
-            )
+        self.check(name, rank)
         adapter = Adapter(self.base, rank, 1.0 / rank if scale is None else scale, generator)
         self.adapters[name] = adapter
         return adapter
@@ -154,15 +181,20 @@ def find_blocks(model: nn.Module) -> dict[str, str]:
     """Map each linear layer of a Transformer block to the block's name.
 
     A block is the smallest module that holds both an attention and a feed-forward network, both
-    found by type (timm's, torchvision's and torch's own); layers in neither are not listed.
+    found by type (timm's, torchvision's and torch's own). Where there is none (an attention of an
+    unknown type), it is the module that holds the layer's own attention or feed-forward network.
+    Layers in neither are not listed.
     """
     attention, ffn = _inside(model, _attention_types()), _inside(model, _ffn_types())
     holds_attention = {parent for name in attention.values() for parent in _parents(name)}
     holds_ffn = {parent for name in ffn.values() for parent in _parents(name)}
-    blocks = holds_attention & holds_ffn
-    layers = attention | ffn
-    found = {n: next((p for p in _parents(n) if p in blocks), "") for n in layers}
-    return {n: found[n] for n, _ in _linears(model) if n in found}
+    both = holds_attention & holds_ffn
+    blocks = both - {parent for name in both for parent in _parents(name)}
+    found = {}
+    for name, home in (attention | ffn).items():
+        own = (parent for parent in _parents(name) if parent in blocks)
+        found[name] = next(own, home.rpartition(".")[0])
+    return {name: found[name] for name, _ in _linears(model) if name in found}
 
 
 def find_linears(model: nn.Module, targets: Targets = "ffn") -> list[str]:
@@ -171,6 +203,8 @@ def find_linears(model: nn.Module, targets: Targets = "ffn") -> list[str]:
     Raises:
         ModelError: where nothing is selected, a name is not a linear layer, or a layer is shared.
     """
+    if isinstance(model, nn.Linear):
+        raise ModelError("the model is itself one linear layer; wrap it: nn.Sequential(model)")
     linears = dict(_linears(model))
     if isinstance(targets, str):
         wanted = {"ffn": _ffn_types(), "attention": _attention_types()}
@@ -294,6 +328,8 @@ def attach(
             f"{name!r} cannot name an adapter; use letters, digits and underscores, as in 'task1'"
         )
     layers = _require_wrapped(model)
+    for layer in layers.values():
+        layer.check(name, rank)
     for layer in layers.values():
         layer.add(name, rank, scale, generator)
 
@@ -455,6 +491,8 @@ def load_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         inject(model, [layer])
         module = model.get_submodule(layer)
         assert isinstance(module, LoRALinear)
+        if part.keys() != {"A", "B", "scale"}:
+            raise ModelError(f"the adapter {name!r} of {layer!r} lacks A, B or scale; the file is incomplete")
         expected = (module.base.in_features, module.base.out_features)
         given = (part["A"].shape[1], part["B"].shape[0])
         if given != expected:

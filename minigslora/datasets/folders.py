@@ -108,7 +108,7 @@ def _splits(root: Path) -> dict[str, dict[str, list[Path]]]:
     }
     if folders["train"] is None:
         train, rest = _hold_out(_not_empty(root), 0.2)
-        val, test = _hold_out(rest, 0.5)
+        test, val = _hold_out(rest, 0.5)  # the only image held out is for the test
         return {"train": train, "val": val, "test": test}
     if folders["test"] is None:
         raise DataError(f"{root} has train/ but neither test/ nor val/; add one to measure on")

@@ -355,6 +355,7 @@ def load(
         watch: whether to show progress while rendering.
     """
     classes = tuple(f"person-{i:03d}" for i in range(people))
+    counts = {split: counts[split] for split in SPLITS}  # the order is part of the cache's name
     recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
     shape = "-".join(map(str, (people, *counts.values())))
     path = data_root() / "mini-faces" / f"{world}-{shape}-{recipe}.safetensors"

@@ -140,6 +140,8 @@ def plan_requests(
 
 def check_requests(data: DataSet, requests: Sequence[Sequence[int]]) -> None:
     """Raise a :class:`DataError` for requests that cannot be served."""
+    if not requests:
+        raise DataError("no request was given; name at least one class to forget")
     seen: dict[int, int] = {}
     for number, request in enumerate(requests, 1):
         if not request:

@@ -110,6 +110,11 @@ class GSLoRA(Method):
     config: GSLoRAConfig
 
     def __init__(self, config: GSLoRAConfig, training: Training) -> None:
+        if config.grouping == "matrix" and config.norm != "parameters":
+            raise ConfigError(
+                f"norm = {config.norm!r} needs whole (A, B) pairs, but grouping = 'matrix' parts them; "
+                "use grouping = 'module', or norm = 'parameters'"
+            )
         self.config = config
         self.training = training
         self.groups: list[lora.Group] = []
@@ -188,7 +193,8 @@ class GSLoRA(Method):
         groups = lora.groups(problem.model, task.name, self.config.grouping)
         trained = sum(group.size for group in groups)
         total = sum(p.numel() for p in problem.model.parameters())
-        norms = {f"norm/{g.name}": float(group_norm(g, "product").detach()) for g in groups}
+        kind: GroupNorm = "parameters" if self.config.grouping == "matrix" else "product"
+        norms = {f"norm/{g.name}": float(group_norm(g, kind).detach()) for g in groups}
         return {
             "zero_group_ratio": zero_group_ratio(groups),
             "trained_percent": 100.0 * trained / total,
