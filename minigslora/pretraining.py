@@ -254,6 +254,7 @@ def make_checkpoint(
     record["metrics"] = {
         "acc_val": round(problem.accuracy("val"), 2),
         "acc_test": round(problem.accuracy("test"), 2),
+        "acc_test_margin": round(100.0 * float(problem.correct("test", margin=True).float().mean()), 2),
         "epochs": recipe.training.epochs,
         "seconds": round(history[-1].seconds, 1),
     }

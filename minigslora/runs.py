@@ -31,6 +31,7 @@ from typing import Any, Literal, get_args
 import torch
 import yaml
 
+from minigslora import __version__
 from minigslora.config import parse_value
 from minigslora.device import Precision, fast_bf16, pick_device
 from minigslora.errors import ConfigError, OutputError, RunFailed
@@ -40,7 +41,7 @@ Profile = Literal["smoke", "cpu", "gpu", "paper"]
 COMMON: dict[str, Any] = {"profile": str, "seed": int, "device": str, "precision": Precision}
 """Parameters that every notebook has, with their types."""
 
-PACKAGES = ("minigslora", "torch", "torchvision", "timm", "numpy", "safetensors")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors")
 LITERALS = (bool, int, float, str, list, tuple, dict, type(None))
 IPYTHON = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
 
@@ -157,7 +158,7 @@ def runs_root() -> Path:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of what results depend on."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "minigslora": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

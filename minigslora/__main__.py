@@ -1,0 +1,319 @@
+"""The command line: ``minigslora COMMAND --help`` says more.
+
+What takes long to import is imported by the command that needs it, so that help is immediate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from minigslora.errors import ConfigError, MiniGSLoRAError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from minigslora.datasets.images import DataSet
+    from minigslora.erasure import Erasure
+
+NOTEBOOKS = "uv run jupyter lab notebooks/00_start_here.ipynb"
+
+app = typer.Typer(
+    help="Continual forgetting for pre-trained vision transformers: GS-LoRA and GS-LoRA++.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Seed = Annotated[int, typer.Option(help="Of the images used, initialisation and order.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Out = Annotated[Optional[Path], typer.Option(help="Folder for the results.")]
+Changes = Annotated[
+    Optional[list[str]], typer.Option("--set", help="KEY=VALUE of the method or its training; repeatable.")
+]
+
+
+@app.command()
+def quickstart(
+    identity: Annotated[str, typer.Option(help="Who is erased: a name, or a number from 0.")] = "person-007",
+    seed: Seed = 0,
+    epochs: Annotated[Optional[int], typer.Option(help="Passes over the retained images.")] = None,
+    out: Out = None,
+) -> None:
+    """Erase one identity from the shipped face model and show what became of it."""
+    from minigslora import report
+    from minigslora.files import require_writable
+    from minigslora.models import checkpoint
+    from minigslora.runs import runs_root
+
+    folder = out or runs_root() / "quickstart"
+    require_writable(folder)
+    model, _ = checkpoint.load_shipped("mini-faces")
+    data = _load_data("mini-faces", None)
+    settings: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
+    erasure, before = _erase(model, data, [[identity]], seed=seed, **settings)
+    asked = {"model": "mini-faces, shipped", "data": "mini-faces", "identity": identity, "seed": seed}
+    page = report.write(
+        erasure,
+        before,
+        folder,
+        "One identity erased from a face model",
+        asked,
+        f"To go on, open the notebooks: {NOTEBOOKS}",
+    )
+    typer.echo(report.summary(erasure))
+    typer.echo(f"report:    {page}\nnotebooks: {NOTEBOOKS}")
+
+
+@app.command()
+def forget(
+    data: Annotated[str, typer.Option(help="A folder train/CLASS/*.jpg, test/CLASS/*.jpg, or a name.")],
+    classes: Annotated[
+        list[str], typer.Option(help="Classes to forget, a,b,c; given again: the next request.")
+    ],
+    weights: Annotated[Path, typer.Option(help="The model's weights: safetensors, or a state dict.")],
+    model: Annotated[
+        Optional[str], typer.Option(help="timm's name of the model; not needed where the file says it.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="gslora++, gslora, …")] = "gslora++",
+    recipe: Annotated[str, typer.Option(help="corrected or released.")] = "corrected",
+    ratio: Annotated[float, typer.Option(help="Share of the training images used.")] = 0.1,
+    shots: Annotated[int, typer.Option(help="Images of each class used instead, if not 0.")] = 0,
+    image_size: Annotated[Optional[int], typer.Option(help="Input size, where not the model's own.")] = None,
+    mean: Annotated[
+        Optional[str], typer.Option(help="Normalisation, as .5,.5,.5; timm's by default.")
+    ] = None,
+    std: Annotated[Optional[str], typer.Option(help="Normalisation, as .5,.5,.5; timm's by default.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+    finalize: Annotated[
+        Optional[Path], typer.Option(help="The erased model's file; OUT/erased.safetensors by default.")
+    ] = None,
+    change: Changes = None,
+) -> None:
+    """Erase classes from your own model, on your own images, and write a report.
+
+    OUT receives report.html, table.csv, before_after.png and the erased model as one plain file,
+    without the pre-trained weights or adapters. A stopped run goes on when started again.
+    """
+    from minigslora import report
+    from minigslora.files import require_writable, sha256
+    from minigslora.forgetting import RunFolder
+    from minigslora.runs import runs_root
+
+    settings = parse_pairs(change or [])
+    network, images = _own_model(model, weights, data, image_size, _triple("mean", mean), _triple("std", std))
+    requests = [split_classes(images, text) for text in classes]
+    asked = {
+        "model": model or "as the file says",
+        "weights": f"{weights.name}, sha256 {sha256(weights)}",
+        "data": data,
+        "requests": requests,
+        "method": method,
+        "recipe": recipe,
+        "images": f"{shots} of each class" if shots else f"{100 * ratio:g} % of the training images",
+        "seed": seed,
+        "changed": settings,
+    }
+    folder = out or runs_root() / "forget" / _run_id(images.name, asked)
+    RunFolder(folder, asked)  # refuses a folder of another run, and one that cannot be written
+    erased = finalize or folder / "erased.safetensors"
+    require_writable(erased.parent)
+    erasure, before = _erase(
+        network,
+        images,
+        requests,
+        method=method,
+        recipe=recipe,
+        ratio=ratio,
+        shots=shots,
+        seed=seed,
+        device=device,
+        out=folder / "tasks",
+        **settings,
+    )
+    erasure.finalize(erased)
+    page = report.write(
+        erasure, before, folder, f"Erased from {images.name}", asked, f"The erased model: {erased}"
+    )
+    typer.echo(report.table(erasure).round(1).to_string())
+    typer.echo(f"{report.summary(erasure)}\nreport:       {page}\nerased model: {erased}")
+
+
+@app.command()
+def pretrain(
+    name: Annotated[str, typer.Argument(help="mini-faces, mini-faces-tuning or casia-face100.")],
+    epochs: Annotated[Optional[int], typer.Option(help="Passes over the training images.")] = None,
+    image_size: Annotated[Optional[int], typer.Option(help="Input size in pixels.")] = None,
+    width: Annotated[Optional[int], typer.Option(help="Dimension of the tokens.")] = None,
+    depth: Annotated[Optional[int], typer.Option(help="Number of blocks.")] = None,
+    device: Device = "auto",
+    seed: Seed = 0,
+    out: Annotated[Optional[Path], typer.Option(help="The checkpoint, FILE.safetensors.")] = None,
+) -> None:
+    """Pre-train a face model from random weights; its record goes beside it as JSON."""
+    from minigslora.pretraining import make_checkpoint, recipe_for
+    from minigslora.runs import runs_root
+
+    recipe = recipe_for(name, device, epochs=epochs, image_size=image_size, dim=width, depth=depth, seed=seed)
+    target = out or runs_root() / "pretrain" / f"{name}.safetensors"
+    given: dict[str, Any] = {"epochs": epochs, "image-size": image_size, "width": width, "depth": depth}
+    options = "".join(f" --{key} {value}" for key, value in given.items() if value is not None)
+    command = f"minigslora pretrain {name}{options} --device {device} --seed {seed}"
+    record = make_checkpoint(name, recipe, target, device, command, _watched())
+    for key, value in record["metrics"].items():
+        typer.echo(f"{key:16} {value}")
+    typer.echo(f"{'sha256':16} {record['sha256']}\n{'checkpoint':16} {target}")
+
+
+@app.command()
+def run(
+    notebook: Annotated[str, typer.Argument(help="A number (4), a name (04_…) or a path.")],
+    parameters: Annotated[
+        Optional[list[str]], typer.Option("-p", "--parameter", help="KEY=VALUE; repeatable.")
+    ] = None,
+    profile: Annotated[Optional[str], typer.Option(help="smoke, cpu, gpu or paper.")] = None,
+    out: Out = None,
+) -> None:
+    """Run one notebook with parameters; its results go to a folder of their own."""
+    from minigslora.runs import run_notebook
+
+    values = parse_pairs(parameters or [])
+    if profile is not None:
+        values["profile"] = profile
+    typer.echo(run_notebook(notebook, values, out, _watched()))
+
+
+@app.command()
+def doctor() -> None:
+    """Say in one screen what works on this machine; the exit code is 1 where something does not."""
+    from minigslora.doctor import examine
+
+    findings = []
+    for finding in examine():
+        typer.echo(str(finding))
+        findings.append(finding)
+    if any(finding.well is False for finding in findings):
+        raise typer.Exit(1)
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return KEY=VALUE pairs as a dictionary, values read as YAML (``[1, 2]``, ``true``, ``text``).
+
+    Raises:
+        ConfigError: for a pair without "=", a key given twice, or a value that is no YAML.
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{pair!r} is no setting; expected KEY=VALUE, as in epochs=10")
+        if key in found:
+            raise ConfigError(f"{key} is given twice; give it once")
+        try:
+            found[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(f"{pair!r}: the value is neither a number, text nor a [list]") from None
+    return found
+
+
+def split_classes(data: DataSet, text: str) -> list[str]:
+    """Return the classes of one request; a class whose name has a comma in it may stand alone."""
+    if text in data.classes:
+        return [text]
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _triple(key: str, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != 3:
+        raise ConfigError(f"{key} = {text!r}; expected three numbers, as in .5,.5,.5")
+    return values
+
+
+def _own_model(
+    name: str | None,
+    weights: Path,
+    data_name: str,
+    image_size: int | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+) -> tuple[nn.Module, DataSet]:
+    """Return someone's model with its weights, and the data at its input size."""
+    import timm
+
+    from minigslora.erasure import input_size
+    from minigslora.files import load_tensors
+    from minigslora.models import checkpoint
+
+    if name is None:
+        if given := [k for k, v in (("image-size", image_size), ("mean", mean), ("std", std)) if v]:
+            raise ConfigError(f"--{given[0]} goes with --model NAME; {weights.name} brings its own")
+        model, _ = checkpoint.load(weights)
+        return model, _load_data(data_name, input_size(model))
+    checkpoint.check_timm_name(name)
+    tensors, _ = load_tensors(weights)
+    own = timm.get_pretrained_cfg(name)
+    data = _load_data(data_name, image_size or (own.input_size[-1] if own else 224))
+    extra: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
+    overlay = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
+    if overlay:
+        extra["pretrained_cfg_overlay"] = overlay
+    model = checkpoint.timm_model(name, len(data.classes), **extra)
+    checkpoint.load_weights(model, tensors, str(weights))
+    return model, data
+
+
+def _load_data(name: str, size: int | None) -> DataSet:
+    from minigslora.datasets import registry
+
+    return registry.load(name, size, _watched())
+
+
+def _erase(model: nn.Module, data: DataSet, requests: list[list[str]], **options: Any) -> tuple[Erasure, Any]:
+    """Return the erasure, and the class the model predicted for each test image before it."""
+    import copy
+
+    from minigslora.erasure import forget as erase
+
+    original = copy.deepcopy(model)
+    erasure = erase(model, data, requests, watch=_watched(), **options)
+    before = erasure.problem.predict("test", original.to(erasure.problem.device)).argmax(dim=1)
+    return erasure, before
+
+
+def _run_id(data: str, asked: dict[str, Any]) -> str:
+    text = json.dumps(asked, sort_keys=True, default=str)
+    return f"{data}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _watched() -> bool:
+    """Whether someone watches the terminal, so that progress is drawn."""
+    return sys.stderr.isatty()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; what a user can act on is one line on stderr, with exit code 2."""
+    try:
+        app(args=arguments, prog_name="minigslora")
+    except MiniGSLoRAError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

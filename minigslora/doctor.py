@@ -1,0 +1,122 @@
+"""What works on this machine, in one screen."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from minigslora.datasets import registry
+from minigslora.device import fast_bf16, pick_device
+from minigslora.errors import MiniGSLoRAError
+from minigslora.files import data_root, read_json, sha256, shipped_root
+from minigslora.models.checkpoint import SHIPPED
+from minigslora.runs import device_name, runs_root, versions
+
+FREE_GB = 2.0
+"""Disk space below which the doctor warns, in GB."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, whether it is well (None: nothing to judge), what was found."""
+
+    what: str
+    well: bool | None
+    found: str
+
+    def __str__(self) -> str:
+        mark = {True: "ok", False: "!!", None: "  "}[self.well]
+        return f"{mark} {self.what:18} {self.found}"
+
+
+def examine() -> Iterator[Finding]:
+    """Look at versions, device, data, disk, JupyterLab and the shipped files, one after another."""
+    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _versions,
+        _device,
+        _data,
+        _disk,
+        _jupyter,
+        _shipped,
+    )
+    for check in checks:
+        yield from check()
+
+
+def _versions() -> Iterator[Finding]:
+    found = versions()
+    python = found.pop("python")
+    yield Finding("python", None, f"{python}, {platform.platform(terse=True)}, {platform.machine()}")
+    missing = [name for name, version in found.items() if not version and name != "minigslora"]
+    shown = ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    yield Finding("packages", not missing, shown + "".join(f", {name} MISSING" for name in missing))
+
+
+def _device() -> Iterator[Finding]:
+    device = pick_device("auto")
+    yield Finding("device", None, device_name(device))
+    fast = fast_bf16(device)
+    yield Finding("bf16", None, "fast here, training uses it" if fast else "not fast here, training is fp32")
+    yield Finding("threads", None, f"{torch.get_num_threads()} of torch")
+
+
+def _data() -> Iterator[Finding]:
+    root = data_root()
+    yield Finding("data looked for in", None, f"{root} (set MINIGSLORA_DATA to change it)")
+    for name in registry.names():
+        if name in registry.RENDERED:
+            yield Finding(name, True, "rendered on first use")
+            continue
+        try:
+            yield Finding(name, True, str(registry.find(name)))
+        except MiniGSLoRAError:
+            yield Finding(name, None, "not here (data/README.md says how to get it)")
+
+
+def _disk() -> Iterator[Finding]:
+    for what, folder in (("disk for data", data_root()), ("disk for runs", runs_root())):
+        there = next(f for f in (folder, *folder.parents) if f.is_dir())
+        free = shutil.disk_usage(there).free / 1e9
+        yield Finding(what, free > FREE_GB, f"{free:.1f} GB free at {folder}")
+
+
+def _jupyter() -> Iterator[Finding]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        from jupyter_client.kernelspec import KernelSpecManager
+
+        kernels: dict[str, str] = KernelSpecManager().find_kernel_specs()
+        lab = version("jupyterlab")
+    except (ImportError, PackageNotFoundError) as problem:
+        yield Finding("JupyterLab", False, f"{problem}; install the package's dependencies")
+        return
+    if "python3" in kernels:
+        yield Finding("JupyterLab", True, f"{lab}, kernel python3 at {kernels['python3']}")
+    else:
+        yield Finding(
+            "JupyterLab", False, f"{lab}, but no kernel python3: run python -m ipykernel install --sys-prefix"
+        )
+
+
+def _shipped() -> Iterator[Finding]:
+    for name, file in SHIPPED.items():
+        yield check_shipped(f"model {name}", shipped_root() / file)
+
+
+def check_shipped(what: str, path: Path) -> Finding:
+    """Compare a shipped checkpoint with the hash in the record beside it."""
+    record = path.with_suffix(".json")
+    if not path.is_file():
+        return Finding(what, False, f"missing at {path}; clone the repository again")
+    if not record.is_file():
+        return Finding(what, False, f"{path} has no record {record.name} beside it to check it against")
+    expected, got = read_json(record).get("sha256"), sha256(path)
+    if got != expected:
+        return Finding(what, False, f"{path} is damaged: sha256 {got[:12]}…, expected {str(expected)[:12]}…")
+    return Finding(what, True, f"{path}, sha256 {got[:12]}…")

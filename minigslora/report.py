@@ -1,0 +1,261 @@
+"""What an erasure did, as one HTML file without outside parts: pictures, numbers, configuration."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from minigslora import plots
+from minigslora.erasure import Erasure
+from minigslora.files import write_text, written_whole
+from minigslora.runs import device_name, versions
+
+PICTURES = 8
+"""How many photographs a row of the gallery shows."""
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+       color: #222; background: #fff; }
+h1 { font-size: 1.6rem } h2 { font-size: 1.2rem; margin-top: 2rem }
+table { border-collapse: collapse; display: block; overflow-x: auto }
+th, td { text-align: right; padding: .2rem .7rem; border-bottom: 1px solid #ddd; white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+img { max-width: 100% } figure { margin: 1rem 0 } figcaption { color: #555; font-size: .9rem }
+"""
+
+COLUMNS: dict[str, str] = {
+    "forgot": "forgot",
+    "acc_f_before": "Acc_f before",
+    "acc_f": "Acc_f",
+    "acc_r_before": "Acc_r before",
+    "acc_r": "Acc_r",
+    "acc_o": "Acc_o",
+    "drop": "Drop",
+    "h": "H",
+    "zero_group_ratio": "zero-group ratio",
+    "trained_percent": "trained, % of weights",
+    "seconds": "seconds",
+}
+"""Columns of an erasure's table that a report shows, and their headings."""
+
+
+@dataclass
+class Page:
+    """An HTML page in the making; everything given as text is escaped.
+
+    Attributes:
+        title: what stands in the window and on top.
+        parts: the finished pieces, in order.
+    """
+
+    title: str
+    parts: list[str] = field(default_factory=list)
+
+    def heading(self, text: str) -> None:
+        """Add a heading."""
+        self.parts.append(f"<h2>{html.escape(text)}</h2>")
+
+    def text(self, text: str) -> None:
+        """Add a paragraph."""
+        self.parts.append(f"<p>{html.escape(text)}</p>")
+
+    def figure(self, figure: Figure, caption: str, alt: str) -> None:
+        """Add a figure as a picture inside the page, and close it."""
+        picture = base64.b64encode(png(figure)).decode()
+        plt.close(figure)
+        self.parts.append(
+            f'<figure><img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}">'
+            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        )
+
+    def table(self, frame: pd.DataFrame) -> None:
+        """Add a table, numbers with one digit after the point."""
+        shown = frame.reset_index()
+        self.parts.append(shown.to_html(index=False, border=0, float_format=lambda v: f"{v:.1f}", na_rep="–"))
+
+    def values(self, values: Mapping[str, Any]) -> None:
+        """Add names and values as a table of two columns."""
+        rows = "".join(
+            f"<tr><td>{html.escape(str(k))}</td><td>{html.escape(str(v))}</td></tr>"
+            for k, v in values.items()
+        )
+        self.parts.append(f"<table>{rows}</table>")
+
+    def write(self, path: Path) -> None:
+        """Write the page whole."""
+        title = html.escape(self.title)
+        write_text(
+            path,
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            f"<style>{STYLE}</style></head>\n<body><h1>{title}</h1>\n" + "\n".join(self.parts) + "\n"
+            "</body></html>\n",
+        )
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
+    return buffer.getvalue()
+
+
+def forgotten(erasure: Erasure) -> list[int]:
+    """Return the ids of all classes that were forgotten, in order."""
+    return [c for report in erasure.reports for c in report.forget]
+
+
+def spread(rows: Tensor, most: int) -> Tensor:
+    """Return at most ``most`` of ``rows`` (N,), evenly spaced."""
+    if len(rows) <= most:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, most).round().long()]
+
+
+def before_after(erasure: Erasure, before: Tensor, after: Tensor) -> Figure:
+    """Show test images of forgotten and of kept classes with what the model said before and says now.
+
+    The images are evenly spaced over the test split, not picked by result.
+
+    Args:
+        erasure: the finished erasure.
+        before: class predicted by the pre-trained model for each test image, (N,).
+        after: class predicted now, (N,).
+    """
+    test, gone = erasure.problem.data.test, forgotten(erasure)
+    kept = [c for c in range(len(test.classes)) if c not in gone]
+    rows = []
+    for what, classes in (("forgotten", gone), ("kept", kept)):
+        chosen = spread(test.of_classes(classes), PICTURES)
+        images = test.images[chosen]
+        for when, predicted in (("before", before), ("after", after)):
+            said = predicted[chosen].tolist()
+            titles = [_short(test.classes[c]) for c in said]
+            good = [c == label for c, label in zip(said, test.labels[chosen].tolist(), strict=True)]
+            rows.append(plots.PictureRow(f"{what},\n{when}", images, titles, good))
+    return plots.comparison(rows)
+
+
+def _short(name: str, most: int = 12) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
+def table(erasure: Erasure) -> pd.DataFrame:
+    """Return the erasure's table with the columns that a report shows."""
+    full = erasure.table()
+    names = {name: heading for name, heading in COLUMNS.items() if name in full}
+    return full[list(names)].rename(columns=names)
+
+
+def summary(erasure: Erasure) -> str:
+    """Return in three lines what became of the last request, of the kept classes, and H."""
+    report = erasure.reports[-1]
+    m, names = report.metrics, [erasure.problem.data.classes[c] for c in report.forget]
+    named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    kept = len(erasure.problem.data.classes) - len(forgotten(erasure))
+    width = max(len(named) + len("forgotten: "), len(f"kept: {kept} others"))
+    lines = [
+        f"{'forgotten: ' + named:{width}}  {m['acc_f_before']:5.1f} % → {m['acc_f']:5.1f} %",
+        f"{f'kept: {kept} others':{width}}  {m['acc_r_before']:5.1f} % → {m['acc_r']:5.1f} %",
+        f"{'H-mean of kept accuracy and drop':{width}}  {m['h']:5.1f}",
+    ]
+    if "acc_o" in m:
+        lines.insert(1, f"{'forgotten earlier':{width}}            {m['acc_o']:5.1f} %")
+    return "\n".join(lines)
+
+
+def norms(erasure: Erasure) -> dict[str, dict[str, float]]:
+    """Return each request's norm by group; empty for a method without groups."""
+    found = {
+        r.task: {k.removeprefix("norm/"): v for k, v in r.figures.items() if k.startswith("norm/")}
+        for r in erasure.reports
+    }
+    return {task: values for task, values in found.items() if values}
+
+
+def write(
+    erasure: Erasure,
+    before: Tensor,
+    out: Path,
+    title: str,
+    settings: Mapping[str, Any],
+    further: str = "",
+) -> Path:
+    """Write ``report.html``, ``table.csv`` and ``before_after.png`` into ``out``.
+
+    Args:
+        erasure: the finished erasure.
+        before: class predicted by the pre-trained model for each test image, (N,).
+        out: the folder.
+        title: the page's title.
+        settings: what was asked for, as shown.
+        further: a closing paragraph.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        OutputError: where the folder cannot be written.
+    """
+    plots.style()
+    page = Page(title)
+    page.text(
+        f"Erased from {erasure.problem.data.name}: {len(forgotten(erasure))} of "
+        f"{len(erasure.problem.data.classes)} classes, with {erasure.method.name}, in "
+        f"{len(erasure.reports)} request{'s' if len(erasure.reports) > 1 else ''}."
+    )
+    page.parts.append(f"<pre>{html.escape(summary(erasure))}</pre>")
+    _add_pictures(page, erasure, before, out)
+    page.heading("Numbers")
+    page.table(table(erasure))
+    page.text(
+        "Accuracies in percent on the test split, over the whole head: Acc_f of the classes forgotten by "
+        "the request, Acc_r of those kept, Acc_o of those forgotten by earlier requests. Drop is the fall "
+        "of Acc_f; H is the harmonic mean of Acc_r and Drop."
+    )
+    _add_configuration(page, erasure, settings)
+    if further:
+        page.text(further)
+    with written_whole(out / "table.csv") as temporary:
+        erasure.table().to_csv(temporary)
+    page.write(out / "report.html")
+    return out / "report.html"
+
+
+def _add_pictures(page: Page, erasure: Erasure, before: Tensor, out: Path) -> None:
+    after = erasure.problem.predict("test").argmax(dim=1)
+    page.heading("Before and after")
+    figure = before_after(erasure, before, after)
+    with written_whole(out / "before_after.png") as temporary:
+        temporary.write_bytes(png(figure))
+    page.figure(
+        figure,
+        "Test images, evenly spaced, with the name the model gives them: green where it is right, "
+        "vermilion where it is wrong. Of a forgotten class every frame should turn vermilion; of the "
+        "others none should change.",
+        "Test images of forgotten and of kept classes with the model's answers before and after",
+    )
+    if found := norms(erasure):
+        page.heading("Where the model was changed")
+        page.figure(
+            plots.group_norms(found),
+            "Norm of the low-rank update of each group; a group at 0 has exactly the pre-trained weights.",
+            "Bars of the norm of the update of each group",
+        )
+
+
+def _add_configuration(page: Page, erasure: Erasure, settings: Mapping[str, Any]) -> None:
+    page.heading("How it was done")
+    page.values(settings)
+    page.values({**asdict(erasure.method.config), **asdict(erasure.method.training)})
+    page.values({**versions(), "device": device_name(erasure.problem.device)})
