@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigslora import lora
 from minigslora.contracts import Task, Training
 from minigslora.datasets.splits import Plan
+from minigslora.erasure import Erasure
 from minigslora.forgetting import EpochOrder
-from minigslora.models.checkpoint import timm_model
+from minigslora.models.checkpoint import load_shipped, timm_model
 from minigslora.models.face import FaceConfig, face_transformer
 from minigslora.streams import Streams
 
@@ -49,6 +52,107 @@ def require(exercise: str, right: bool, hint: str) -> None:
 
 def _detached(value: Any) -> Any:
     return value.detach().cpu() if isinstance(value, Tensor) else value
+
+
+# --- notebook 00: start here --------------------------------------------------------------------------
+
+
+def exercise_00_1(h_untouched: float, h_destroyed: float) -> None:
+    """Check H of a model that nobody edited and of one that always answers the same."""
+    require("00.1", h_untouched == 0, "How far did the forgotten class fall in the untouched model?")
+    expected = 1 / ((1 / 1.0 + 1 / 92.0) / 2)  # Acc_r 1 and Drop 92, as the mean of reciprocals
+    hint = f"{h_destroyed:.3g} for the destroyed model: its Acc_r is 1, and what is its Drop?"
+    passed("00.1", abs(h_destroyed - expected) < 0.02, hint)
+
+
+def exercise_00_2(mean_true_probability: Callable[[Tensor, Tensor], float]) -> None:
+    """Check the mean probability of the true class on scores whose probabilities are known."""
+    known = torch.tensor([[0.7, 0.2, 0.1], [0.25, 0.25, 0.5]])
+    labels = torch.tensor([0, 2])
+    hint = "Take the softmax over people, pick each photograph's own person, then the mean."
+    close("00.2", mean_true_probability(known.log(), labels), 0.6, hint)
+
+
+def exercise_00_3(taken_for: Callable[[Tensor, Tensor, int], Mapping[int, int]]) -> None:
+    """Check whom a person's photographs are taken for, on made-up scores."""
+    labels = torch.tensor([1, 1, 1, 0, 1])
+    logits = torch.eye(4)[[2, 2, 1, 3, 0]]
+    found = {int(k): int(v) for k, v in taken_for(logits, labels, 1).items()}
+    require("00.3", sum(found.values()) == 4, "Person 1 has 4 photographs here; count theirs only.")
+    require("00.3", 3 not in found, "Person 3 was the answer to somebody else's photograph.")
+    passed("00.3", found == {2: 2, 1: 1, 0: 1}, "The answer is the class with the highest score.")
+
+
+def exercise_00_4(erasure: Erasure) -> None:
+    """Check that two requests were served in order, and that revoking both gives the shipped model."""
+    reports, model = erasure.reports, erasure.model
+    require("00.4", len(reports) == 2, f"{len(reports)} request was served; a list holds one list for each.")
+    names = [[erasure.problem.data.classes[c] for c in report.forget] for report in reports]
+    require("00.4", names == [["person-007"], ["person-011"]], f"The requests were {names}, in this order.")
+    task1, task2 = (lora.adapters(model, name) for name in ("task1", "task2"))
+    apart = all(not torch.equal(a.A, b.A) for (_, a), (_, b) in zip(task1, task2, strict=True))
+    require("00.4", apart, "The two requests share their corrections.")
+    copied = copy.deepcopy(model)
+    lora.remove(copied)
+    shipped = load_shipped("mini-faces")[0].state_dict()
+    same = all(torch.equal(v.cpu(), shipped[k]) for k, v in copied.state_dict().items())
+    passed("00.4", same, "Below the corrections is another model than the shipped one; load a fresh one.")
+
+
+# --- notebook 01: pre-train -------------------------------------------------------------------------
+
+
+def exercise_01_1(tokens: int, numbers: int) -> None:
+    """Check the tokens of the published face model and the numbers in a patch, by asking the model."""
+    with torch.device("meta"):
+        embed = face_transformer(FaceConfig()).patch_embed.proj
+        grid = embed(torch.empty(1, 3, 112, 112))
+    expected = int(grid[0, 0].numel()) + 1
+    require("01.1", tokens != expected - 1, "One token is not a patch.")
+    require("01.1", tokens == expected, f"Not {tokens}: how many patches fit side by side, and in all?")
+    passed("01.1", numbers == embed.weight[0].numel(), "A patch is 8 × 8 pixels in three colours.")
+
+
+def exercise_01_2(unpatchify: Callable[[Tensor, int], Tensor]) -> None:
+    """Check that patches are put together again, on an image of numbers that are all different."""
+    image = torch.arange(2 * 3 * 12 * 12, dtype=torch.float32).view(2, 3, 12, 12)
+    patches = F.unfold(image, kernel_size=4, stride=4).mT
+    hint = "Undo the steps of patchify in the opposite order, starting with the shape."
+    close("01.2", unpatchify(patches, 4), image, hint)
+
+
+def exercise_01_3(arcface: Callable[[Tensor, Tensor, float, float], Tensor]) -> None:
+    """Check logits with an angular margin, by the addition theorem of the cosine."""
+    cos = torch.tensor([[0.5, 0.1, -0.2], [0.3, 0.6, 0.0], [-0.4, 0.2, 0.7]], dtype=torch.float64)
+    labels, scale, margin = torch.tensor([0, 1, 2]), 32.0, 0.5
+    given = arcface(cos, labels, scale, margin)
+    true = torch.eye(3, dtype=torch.bool)
+    hint = "Only the true class's angle grows; arccos gives it, and s multiplies all cosines."
+    close("01.3", given[~true], scale * cos[~true], f"The other classes' logits changed. {hint}")
+    c = cos[true]
+    turned = c * math.cos(margin) - (1 - c**2).sqrt() * math.sin(margin)
+    close("01.3", given[true], scale * turned, hint)
+
+
+def exercise_01_4(shuffled_logits: Callable[[nn.Module, Tensor, Tensor], Tensor]) -> None:
+    """Check that tokens may be shuffled where their positions travel along, and only then."""
+    config = FaceConfig(classes=5, image_size=32, dim=24, depth=2, heads=2, mlp=48, dropout=0.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        model = face_transformer(config).double().eval()
+        assert model.pos_embed is not None
+        nn.init.normal_(model.pos_embed)
+        images, order = torch.randn(3, 3, 32, 32, dtype=torch.float64), torch.randperm(16)
+    with torch.no_grad():
+        expected, given = model(images), shuffled_logits(model, images, order)
+    hint = (
+        "Cut into tokens, add the positions, shuffle, put the class token first; then blocks, norm and head."
+    )
+    close("01.4", given, expected, hint)
+    with torch.no_grad():
+        model.pos_embed[:, 1:] = model.pos_embed[:, 1:].flip(1)
+        moved = shuffled_logits(model, images, order)
+    passed("01.4", not torch.allclose(moved, expected), "The result does not depend on the positions.")
 
 
 # --- notebook 02: LoRA injection --------------------------------------------------------------------

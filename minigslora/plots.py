@@ -460,8 +460,8 @@ def patches(image: Tensor, size: int) -> Figure:
     """Show a uint8 image (3, H, W) beside the patches of ``size`` pixels that a transformer reads."""
     count = image.shape[-1] // size
     fig = plt.figure(figsize=(7.4, 3.6))
-    left, right = fig.add_gridspec(1, 2, left=0.01, right=0.99, bottom=0.01, top=0.9)
-    ax = fig.add_subplot(left)
+    halves = fig.add_gridspec(1, 2, left=0.01, right=0.99, bottom=0.01, top=0.9)
+    ax = fig.add_subplot(halves[0, 0])
     ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
     for edge in range(1, count):
         ax.axhline(edge * size - 0.5, color="white", linewidth=0.8)
@@ -469,8 +469,9 @@ def patches(image: Tensor, size: int) -> Figure:
     ax.set_axis_off()
     fig.text(0.25, 0.93, f"{image.shape[-1]} × {image.shape[-1]} pixels", ha="center")
     fig.text(0.75, 0.93, f"{count * count} patches of {size} × {size}", ha="center")
-    for k, cell in enumerate(right.subgridspec(count, count, wspace=0.12, hspace=0.12)):
-        ax = fig.add_subplot(cell)
+    grid = halves[0, 1].subgridspec(count, count, wspace=0.12, hspace=0.12)
+    for k in range(count * count):
+        ax = fig.add_subplot(grid[k // count, k % count])
         row, column = size * (k // count), size * (k % count)
         piece = image[:, row : row + size, column : column + size]
         ax.imshow(piece.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
@@ -491,7 +492,7 @@ def margin_circle(angle: float, margin: float) -> Figure:
     theta = np.linspace(-np.pi, np.pi, 2001)
     first, second = np.cos(theta + angle / 2), np.cos(theta - angle / 2)
     for ax, m, title in zip(
-        axes, (0.0, margin), ("m = 0: using it", f"m = {margin:g}: training it"), strict=True
+        axes, (0.0, margin), ("m = 0: in use", f"m = {margin:g}: in training"), strict=True
     ):
         ax.plot(np.cos(theta), np.sin(theta), color=COLOURS["before"], linewidth=1)
         zones = {"1": (first - m > second, "retain"), "2": (second - m > first, "forget")}
@@ -500,7 +501,7 @@ def margin_circle(angle: float, margin: float) -> Figure:
             ax.plot(x, y, color=COLOURS[colour], linewidth=6, label=f"satisfies class {name}")
             tip = (np.cos(sign * angle / 2), np.sin(sign * angle / 2))
             ax.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": COLOURS[colour], "lw": 2})
-            ax.text(0.62 * tip[0], 0.62 * tip[1] + sign * 0.13, f"$w_{name}$", color=COLOURS[colour])
+            ax.text(0.62 * tip[0], 0.62 * tip[1] + sign * 0.2, f"$w_{name}$", color=COLOURS[colour])
         ax.set_aspect("equal")
         ax.set_axis_off()
         ax.set_title(title)
