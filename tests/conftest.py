@@ -1,0 +1,56 @@
+"""What all tests share: data below one temporary folder, never the user's cache; tiny fixtures."""
+
+import os
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from hypothesis import settings
+
+settings.register_profile("quick", max_examples=25, deadline=None, database=None, derandomize=True)
+settings.load_profile("quick")
+
+USERS_DATA = os.environ.get("MINIGSLORA_DATA")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_root(tmp_path_factory):
+    """Point the library's data root at a folder that this run of the tests has for itself."""
+    root = tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINIGSLORA_DATA", str(root))
+        yield root
+
+
+@pytest.fixture(scope="session")
+def casia() -> Path:
+    """The user's CASIA-Face100 folder; tests that need it are skipped where there is none."""
+    root = Path(USERS_DATA or "missing")
+    for name in ("casia_face100", "casia-face100"):
+        if (root / name / "train").is_dir():
+            return root / name
+    pytest.skip("no casia_face100 folder below MINIGSLORA_DATA")
+
+
+@pytest.fixture(scope="session")
+def data(data_root):
+    return tiny.faces()
+
+
+@pytest.fixture
+def model():
+    return tiny.face_model()
+
+
+@pytest.fixture
+def problem(data):
+    return tiny.problem()
+
+
+def pytest_collection_modifyitems(items):
+    """Skip GPU tests where torch sees no CUDA device."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="torch sees no CUDA GPU"))
