@@ -43,18 +43,24 @@ def style() -> None:
     )
 
 
-def show(fig: Figure, alt: str) -> None:
+def show(fig: Figure, alt: str, colours: int = 0) -> None:
     """Display a figure below a notebook's cell with a text for who cannot see it, and close it.
 
     Args:
         fig: the figure.
         alt: what there is to see in it, in a sentence.
+        colours: reduce the picture to so many colours, which makes one of lines and text small.
     """
     from IPython.display import display
+    from PIL import Image
 
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=100, bbox_inches="tight")
     plt.close(fig)
+    if colours:
+        drawn = Image.open(io.BytesIO(buffer.getvalue())).convert("RGB").quantize(colours)
+        buffer = io.BytesIO()
+        drawn.save(buffer, format="png", optimize=True)
     picture = base64.b64encode(buffer.getvalue()).decode()
     image = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}">'
     display({"text/html": image, "text/plain": alt}, raw=True)  # type: ignore[no-untyped-call]
@@ -546,9 +552,9 @@ def penalty_contours(axis: Tensor, surfaces: Mapping[str, Tensor], paths: Mappin
     fig, axes = plt.subplots(1, len(surfaces), figsize=(3.4 * len(surfaces), 3.6), sharey=True, squeeze=False)
     for ax, (title, values) in zip(axes.flat, surfaces.items(), strict=True):
         grid, path = axis.cpu().numpy(), paths[title].cpu()
-        levels = [0.2 * k for k in range(1, 14)]
+        levels = [0.35 * k for k in range(1, 8)]
         ax.contour(grid, grid, values.cpu().numpy(), levels=levels, cmap="cividis", linewidths=1)
-        ax.plot(path[:, 0], path[:, 1], "o-", ms=2.5, color=COLOURS["forget"], label="minimum as α grows")
+        ax.plot(path[:, 0], path[:, 1], lw=2.5, color=COLOURS["forget"], label="minimum as α grows")
         ax.plot(path[0, 0], path[0, 1], "kx", ms=9, mew=2, label="what the loss wants")
         ax.axhline(0, color="black", lw=0.8)
         ax.axvline(0, color="black", lw=0.8)
@@ -624,6 +630,8 @@ def _heat(
         cbar_ax=bar,
         cbar_kws={"label": "norm of the update"},
     )
+    ax.grid(visible=False)
+    ax.set_facecolor("white")
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             if value == 0:
@@ -713,5 +721,121 @@ def sparsity_cost(
         ax.set_ylabel(f"{name}, %")
         ax.set_xlim(-4, 104)
     axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    fig.tight_layout()
+    return fig
+
+
+# --- prototypes (notebook 06) ---------------------------------------------------------------------------
+
+
+def softened(
+    prototype: Tensor, temperatures: Sequence[float], names: Sequence[str], most: int = 10
+) -> Figure:
+    """Draw softmax(p / T) of one prototype at several temperatures, its largest classes first.
+
+    Args:
+        prototype: (C,), in logit space.
+        temperatures: the T of each panel.
+        names: of the C classes.
+        most: how many classes are drawn.
+    """
+    order = prototype.argsort(descending=True)[:most].cpu()
+    fig, axes = plt.subplots(1, len(temperatures), figsize=(2.6 * len(temperatures), 3.2), sharey=True)
+    for ax, temperature in zip(axes.flat, temperatures, strict=True):
+        p = (prototype.cpu() / temperature).softmax(dim=0)
+        ax.bar(range(len(order)), p[order].numpy(), color=COLOURS["retain"])
+        entropy = float(-(p * p.clamp_min(1e-38).log()).sum())
+        ax.set_title(f"T = {temperature:g}\nentropy {entropy:.2f} nats")
+        ax.set_xticks(range(len(order)), [names[int(c)] for c in order], rotation=90, fontsize=7)
+    axes[0].set_ylabel("probability")
+    fig.supxlabel(f"the {len(order)} classes with the largest logits", fontsize=10)
+    fig.tight_layout()
+    return fig
+
+
+def distance_map(table: Tensor, names: Sequence[str], label: str, rows: str, columns: str) -> Figure:
+    """Draw a square table of distances between classes as a heat map, dark for near.
+
+    Args:
+        table: (K, K).
+        names: of the K classes.
+        label: what is measured, with its unit.
+        rows: what a row is.
+        columns: what a column is.
+    """
+    fig, ax = plt.subplots(figsize=(6.4, 5.2))
+    short = list(names)
+    sns.heatmap(
+        table.cpu().numpy(),
+        ax=ax,
+        cmap="cividis",
+        square=True,
+        xticklabels=short,
+        yticklabels=short,
+        cbar_kws={"label": label},
+    )
+    ax.tick_params(labelsize=7)
+    ax.set_ylabel(rows)
+    ax.set_xlabel(columns)
+    fig.tight_layout()
+    return fig
+
+
+def flat_map(
+    panels: Mapping[str, Tensor], labels: Tensor, prototypes: Tensor, kinds: Mapping[int, str], axes_name: str
+) -> Figure:
+    """Draw images of some classes in two dimensions, before and after, with the classes' prototypes.
+
+    Args:
+        panels: for each state of the model, (N, 2) places of the same images.
+        labels: (N,) classes of the images.
+        prototypes: (K, 2), in the order of ``kinds``.
+        kinds: "retain" or "forget" for each of the K classes drawn.
+        axes_name: what the two axes are.
+    """
+    fig, axes = plt.subplots(1, len(panels), figsize=(4.6 * len(panels), 4.2), sharex=True, sharey=True)
+    markers = {"retain": iter("ovDPs"), "forget": iter("ovDPs")}
+    names = {"retain": "retained", "forget": "forgotten"}
+    own = {c: next(markers[kind]) for c, kind in kinds.items()}
+    for ax, (title, places) in zip(axes.flat, panels.items(), strict=True):
+        for (c, kind), star in zip(kinds.items(), prototypes.cpu(), strict=True):
+            x, y = places[labels == c].cpu().T.numpy()
+            ax.scatter(x, y, s=20, marker=own[c], color=COLOURS[kind], alpha=0.6, linewidths=0)
+            ax.scatter(*star.numpy(), s=190, marker="*", color=COLOURS[kind], edgecolors="black", zorder=3)
+        ax.set_title(title)
+        ax.set_xlabel(f"{axes_name} 1")
+    axes[0].set_ylabel(f"{axes_name} 2")
+    shown = [(f"{names[k]} classes' images", COLOURS[k], "o", 6) for k in names]
+    shown += [(f"{names[k]} classes' prototypes", COLOURS[k], "*", 13) for k in names]
+    handles = [
+        plt.Line2D([], [], color=colour, marker=marker, markersize=size, linestyle="", label=text)
+        for text, colour, marker, size in shown
+    ]
+    fig.legend(handles=handles, loc="lower center", ncols=4, fontsize=8)
+    fig.tight_layout(rect=(0, 0.07, 1, 1))
+    return fig
+
+
+def overlaid(values: Mapping[str, tuple[Tensor, str]], xlabel: str, ylabel: str, bins: int = 40) -> Figure:
+    """Draw histograms of several samples over one another, as shares of each sample.
+
+    Args:
+        values: by label, a sample and a key of :data:`COLOURS`.
+        xlabel: what the samples are, with their unit.
+        ylabel: what is counted.
+        bins: how many bins, the same for all.
+    """
+    fig, ax = plt.subplots(figsize=(7, 3.2))
+    low = min(float(v.min()) for v, _ in values.values())
+    high = max(float(v.max()) for v, _ in values.values())
+    edges = [low + (high - low) * i / bins for i in range(bins + 1)]
+    for label, (sample, colour) in values.items():
+        weights = [100.0 / len(sample)] * len(sample)
+        ax.hist(
+            sample.cpu().numpy(), bins=edges, weights=weights, label=label, color=COLOURS[colour], alpha=0.6
+        )
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.legend(fontsize=9)
     fig.tight_layout()
     return fig
