@@ -156,6 +156,7 @@ class Panel:
         lines: values by label; a NaN leaves a gap.
         colours: a key of :data:`COLOURS` by label; other lines take the style's order.
         levels: values by label to draw as dashed horizontal lines.
+        dashed: labels of the lines to draw dashed and without marks.
     """
 
     title: str
@@ -163,6 +164,7 @@ class Panel:
     lines: Mapping[str, Sequence[float]]
     colours: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, float] = field(default_factory=dict)
+    dashed: Sequence[str] = ()
 
 
 def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), height: float = 3.2) -> Figure:
@@ -179,7 +181,8 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
         for label, values in panel.lines.items():
             colour = COLOURS[panel.colours[label]] if label in panel.colours else None
             places = range(1, len(values) + 1)
-            ax.plot(places, values, label=label, color=colour, marker="o", markersize=4)
+            look = {"linestyle": "--"} if label in panel.dashed else {"marker": "o", "markersize": 4}
+            ax.plot(places, values, label=label, color=colour, **look)
         for i, (label, level) in enumerate(panel.levels.items()):
             ax.axhline(level, label=label, color="black", linewidth=1.2, linestyle=("--", ":", "-.")[i % 3])
         if ticks:

@@ -20,6 +20,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -84,6 +85,17 @@ class Run:
             f"{torch.get_num_threads()} threads\nprofile {self.profile}, seed {self.seed}\n"
             + ", ".join(f"{k} = {v}" for k, v in own.items())
         )
+
+    def folder(self, name: str) -> Path:
+        """Return the folder ``name`` of this run, for work that an interrupted run takes up again.
+
+        Where the run has finished before, the folder is emptied: executing a notebook again does its
+        work again.
+        """
+        path = self.out / name
+        if (self.out / "result.json").is_file():
+            shutil.rmtree(path, ignore_errors=True)
+        return path
 
     def finish(self, metrics: Mapping[str, Any]) -> Path:
         """Write ``result.json`` whole: metrics, configuration, versions, seed, time.
