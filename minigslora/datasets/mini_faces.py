@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.files import data_root, load_tensors, save_tensors
