@@ -43,13 +43,13 @@ def style() -> None:
     )
 
 
-def show(fig: Figure, alt: str, colours: int = 0) -> None:
+def show(fig: Figure, alt: str, colours: int = 256) -> None:
     """Display a figure below a notebook's cell with a text for who cannot see it, and close it.
 
     Args:
         fig: the figure.
         alt: what there is to see in it, in a sentence.
-        colours: reduce the picture to so many colours, which makes one of lines and text small.
+        colours: reduce the picture to so many colours, which makes it three times smaller; 0 keeps all.
     """
     from IPython.display import display
     from PIL import Image
