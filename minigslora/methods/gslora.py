@@ -42,7 +42,7 @@ class GSLoRAConfig:
         bound: BND in nats.
         above_chance: whether ``bound`` is a distance above ln C (4.3) or absolute.
         per_sample: whether each sample is bounded, or the batch mean.
-        margin: whether losses on forgotten images carry the head's training margin.
+        margin: whether both losses carry the head's training margin.
         sparsity: "proximal" (exact zeros, 3.2), "penalty" (in the loss, 3.1) or "none".
         norm: what the group norm measures.
         alpha: α; of order 1 for the proximal step, the published values for the penalty.
@@ -167,12 +167,10 @@ class GSLoRA(Method):
     def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
         """Return the unweighted data terms of the loss."""
         config, terms = self.config, {}
-        losses = problem.losses(outputs, batch)
+        losses = problem.losses(outputs, batch, config.margin)
         kept = batch.part(losses.total, "retain")
         if kept is not None:
             terms["retain"] = retain_loss(kept)
-        if not config.margin:
-            losses = problem.losses(outputs, batch, margin=False)
         bounded, plain = batch.part(losses.bounded, "forget"), batch.part(losses.plain, "forget")
         if bounded is not None and plain is not None:
             forget = bounded_forget_loss(bounded, self.bound, config.per_sample)

@@ -1,0 +1,90 @@
+"""Masked-teacher distillation: GS-LoRA told, image by image, what a model that never knew would say.
+
+With few images, cross-entropy and class means say too little about what to keep. The pre-trained model
+says more: on every image, retained or forgotten,
+
+    D(x) = KL(softmax(z̃(x) / T) ‖ softmax(z(x) / T))                         (6.4)
+
+where z̃ are its logits with every class forgotten *so far* left out and z the edited model's. The bounded
+forgetting term (4.2) stays for the current request. It needs no labels on retained images and, unlike
+cross-entropy, its gradient on them is zero at the start: it holds the model in place instead of training
+it further, which is what classes without images need. Beyond the papers; not in their tables.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Task, Terms, Training
+from minigslora.lora import bypassed
+from minigslora.methods.gslora import (
+    CORRECTED_TRAINING,
+    GSLoRA,
+    GSLoRAConfig,
+    check_setting,
+)
+from minigslora.prototypes import prototype_distance
+from minigslora.streams import Streams
+
+NEVER = -1e4
+"""A logit whose softmax is exactly zero; −∞ itself would give 0 · ∞ in the divergence."""
+
+
+@dataclass(frozen=True)
+class GSLoRADistillConfig(GSLoRAConfig):
+    """Settings of masked-teacher distillation, beside those of GS-LoRA.
+
+    Attributes:
+        keep: weight of D on retained images.
+        redirect: weight of D on forgotten images.
+        temperature: T of (6.4).
+    """
+
+    keep: float = 4.0
+    redirect: float = 4.0
+    temperature: float = 4.0
+
+
+class GSLoRADistill(GSLoRA):
+    """GS-LoRA with a masked teacher in place of cross-entropy on retained images."""
+
+    name: ClassVar[str] = "gslora-distill"
+    config: GSLoRADistillConfig
+
+    def __init__(self, config: GSLoRADistillConfig, training: Training) -> None:
+        super().__init__(config, training)
+        self.gone: Tensor = torch.empty(0)
+
+    @classmethod
+    def presets(cls, recipe: str, setting: str) -> tuple[GSLoRADistillConfig, Training]:
+        """Return the one configuration there is; the released code has no such method."""
+        check_setting(setting)
+        return GSLoRADistillConfig(), CORRECTED_TRAINING
+
+    def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
+        """Mark the classes forgotten so far, then attach fresh adapters."""
+        self.gone = torch.zeros(problem.num_classes, dtype=torch.bool, device=problem.device)
+        self.gone[list(task.old + task.forget)] = True
+        return super().begin(problem, task, streams)
+
+    def weights(self, progress: Progress) -> dict[str, float]:
+        """Return the weight of each loss term; distillation takes cross-entropy's place."""
+        own = {"retain": 0.0, "keep": self.config.keep, "redirect": self.config.redirect}
+        return {**super().weights(progress), **own}
+
+    def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
+        """Add D on retained and on forgotten images, teacher and student seeing the same picture."""
+        terms = super().terms(problem, outputs, batch)
+        with torch.no_grad(), bypassed(problem.model):
+            teacher = problem.forward(batch)
+        for role, name in (("retain", "keep"), ("forget", "redirect")):
+            said, now = (problem.vectors(o, batch, "logits", role) for o in (teacher, outputs))
+            if said is not None and now is not None:
+                masked = said[0].masked_fill(self.gone, NEVER)
+                distance = prototype_distance(masked, now[0], "kl", self.config.temperature)
+                terms[name] = distance.mean()
+        return terms
