@@ -157,6 +157,7 @@ class Panel:
         colours: a key of :data:`COLOURS` by label; other lines take the style's order.
         levels: values by label to draw as dashed horizontal lines.
         dashed: labels of the lines to draw dashed and without marks.
+        limits: lower and upper end of the y axis; as the values need if None.
     """
 
     title: str
@@ -165,6 +166,7 @@ class Panel:
     colours: Mapping[str, str] = field(default_factory=dict)
     levels: Mapping[str, float] = field(default_factory=dict)
     dashed: Sequence[str] = ()
+    limits: tuple[float, float] | None = None
 
 
 def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), height: float = 3.2) -> Figure:
@@ -192,31 +194,42 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
         ax.set_title(panel.title)
         ax.set_xlabel(xlabel)
         ax.set_ylabel(panel.ylabel)
+        if panel.limits:
+            ax.set_ylim(*panel.limits)
         ax.legend(fontsize=8)
     fig.tight_layout()
     return fig
 
 
 def histograms(
-    values: Mapping[str, Tensor], marks: Mapping[str, float], xlabel: str, bins: int = 40
+    values: Mapping[str, Tensor],
+    marks: Mapping[str, float],
+    xlabel: str,
+    ylabel: str = "images",
+    colours: Sequence[str] = ("before", "forget", "retain"),
+    bins: int = 40,
 ) -> Figure:
     """Draw one histogram over another on common bins, with vertical lines at named values.
 
     Args:
-        values: samples by label; their colours are grey, then vermilion.
+        values: samples by label.
         marks: named positions on the axis.
         xlabel: what the samples are, with their unit.
+        ylabel: what is counted.
+        colours: a key of :data:`COLOURS` for each label, in order.
         bins: how many bins.
     """
     fig, ax = plt.subplots(figsize=(7, 3.2))
     largest = max(float(v.max()) for v in values.values())
     edges = [largest * i / bins for i in range(bins + 1)]
-    for (label, samples), colour in zip(values.items(), ("before", "forget", "retain"), strict=False):
-        ax.hist(samples.cpu().numpy(), bins=edges, label=label, color=COLOURS[colour], alpha=0.75)
+    for (label, samples), colour in zip(values.items(), colours, strict=False):
+        ax.hist(
+            samples.cpu().numpy(), bins=edges, label=label, color=COLOURS[colour], alpha=0.75, linewidth=0
+        )
     for i, (label, place) in enumerate(marks.items()):
         ax.axvline(place, color="black", linewidth=1.5, linestyle=("--", ":", "-.")[i % 3], label=label)
     ax.set_xlabel(xlabel)
-    ax.set_ylabel("images")
+    ax.set_ylabel(ylabel)
     ax.legend(fontsize=9)
     fig.tight_layout()
     return fig
@@ -243,12 +256,14 @@ def bars(
         places = [x + (i - (len(labels) - 1) / 2) * width for x in range(len(rows))]
         heights = [row[label] for row in rows.values()]
         drawn = ax.bar(places, heights, width, label=label, color=COLOURS[colours[label]])
-        ax.bar_label(drawn, fmt="%.1f", fontsize=8, padding=1)
+        plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # lines pass behind the numbers
+        ax.bar_label(drawn, fmt="%.1f", fontsize=8, padding=2, bbox=plate)
     for label, (level, colour) in (levels or {}).items():
         ax.axhline(level, color=COLOURS[colour], linewidth=1.2, linestyle="--", label=label)
     ax.set_xticks(range(len(rows)), list(rows))
     ax.set_ylabel(ylabel)
     ax.margins(y=0.12)
+    ax.grid(visible=False, axis="x")
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     fig.tight_layout()
     return fig
