@@ -42,7 +42,7 @@ class GSLoRAConfig:
         bound: BND in nats.
         above_chance: whether ``bound`` is a distance above ln C (4.3) or absolute.
         per_sample: whether each sample is bounded, or the batch mean.
-        margin: whether both losses carry the head's training margin.
+        margin_retain, margin_forget: whether CE_r and CE_f carry the head's training margin.
         sparsity: "proximal" (exact zeros, 3.2), "penalty" (in the loss, 3.1) or "none".
         norm: what the group norm measures.
         alpha: α; of order 1 for the proximal step, the published values for the penalty.
@@ -57,7 +57,8 @@ class GSLoRAConfig:
     bound: float = 20.0
     above_chance: bool = True
     per_sample: bool = True
-    margin: bool = False
+    margin_retain: bool = True
+    margin_forget: bool = False
     sparsity: Literal["proximal", "penalty", "none"] = "proximal"
     norm: GroupNorm = "parameters"
     alpha: float = 0.1
@@ -83,7 +84,7 @@ RELEASED_CHOICES: dict[str, Any] = {
     "bound": 105.0,
     "above_chance": False,
     "per_sample": False,
-    "margin": True,
+    "margin_forget": True,
     "sparsity": "penalty",
     "lora_decay": 0.05,
 }
@@ -167,10 +168,10 @@ class GSLoRA(Method):
     def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
         """Return the unweighted data terms of the loss."""
         config, terms = self.config, {}
-        losses = problem.losses(outputs, batch, config.margin)
-        kept = batch.part(losses.total, "retain")
+        kept = batch.part(problem.losses(outputs, batch, config.margin_retain).total, "retain")
         if kept is not None:
             terms["retain"] = retain_loss(kept)
+        losses = problem.losses(outputs, batch, config.margin_forget)
         bounded, plain = batch.part(losses.bounded, "forget"), batch.part(losses.plain, "forget")
         if bounded is not None and plain is not None:
             forget = bounded_forget_loss(bounded, self.bound, config.per_sample)

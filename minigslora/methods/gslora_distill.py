@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Task, Terms, Training
+from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Role, Task, Terms, Training
 from minigslora.lora import bypassed
 from minigslora.methods.gslora import (
     CORRECTED_TRAINING,
@@ -81,7 +81,8 @@ class GSLoRADistill(GSLoRA):
         terms = super().terms(problem, outputs, batch)
         with torch.no_grad(), bypassed(problem.model):
             teacher = problem.forward(batch)
-        for role, name in (("retain", "keep"), ("forget", "redirect")):
+        parts: tuple[tuple[Role, str], ...] = (("retain", "keep"), ("forget", "redirect"))
+        for role, name in parts:
             said, now = (problem.vectors(o, batch, "logits", role) for o in (teacher, outputs))
             if said is not None and now is not None:
                 masked = said[0].masked_fill(self.gone, NEVER)
