@@ -826,7 +826,7 @@ def flat_map(
     shown = [(f"{names[k]} classes' images", COLOURS[k], "o", 6) for k in names]
     shown += [(f"{names[k]} classes' prototypes", COLOURS[k], "*", 13) for k in names]
     handles = [
-        plt.Line2D([], [], color=colour, marker=marker, markersize=size, linestyle="", label=text)
+        Line2D([], [], color=colour, marker=marker, markersize=size, linestyle="", label=text)
         for text, colour, marker, size in shown
     ]
     fig.legend(handles=handles, loc="lower center", ncols=4, fontsize=8)
