@@ -133,7 +133,7 @@ def ours(args: argparse.Namespace, augment: bool = False, prepare: Callable[...,
     rows, numbers = order.epoch(), itertools.count()
     # The last epoch: the sparsity warm-up is over, and the proximal step acts.
     progress = Progress(epoch=method.training.epochs - 1, epochs=method.training.epochs)
-    totals: dict[str, Tensor] = {}
+    taken: list[dict[str, Tensor]] = []
 
     def step() -> None:
         number = next(numbers) % order.steps
@@ -144,8 +144,7 @@ def ours(args: argparse.Namespace, augment: bool = False, prepare: Callable[...,
         found["loss"].backward()
         optimizer.step()
         method.after_step(method.training.lr_min, progress)
-        for name, value in found.items():
-            totals[name] = totals[name] + value.detach() if name in totals else value.detach()
+        taken.append({name: value.detach() for name, value in found.items()})
 
     return step
 
