@@ -151,7 +151,7 @@ def _train(
         lr = learning_rate(epoch, training)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        totals: dict[str, Tensor] = {}
+        taken: list[dict[str, Tensor]] = []
         rows = order.epoch()
         for step in range(order.steps):
             progress = Progress(task.index, epoch, training.epochs, step, order.steps)
@@ -165,41 +165,43 @@ def _train(
                 nn.utils.clip_grad_norm_(trained, training.clip)
             optimizer.step()
             method.after_step(lr, progress)
-            for name, value in found.items():
-                totals[name] = totals[name] + value.detach() if name in totals else value.detach()
-        terms = _read(totals, order.steps, trained, good, task, epoch)
+            taken.append({name: value.detach() for name, value in found.items()})
+        terms = _read(taken, trained, good, task, epoch)
         bar.set_postfix({k: f"{v:.3g}" for k, v in terms.items()})
         on_epoch(task, epoch, terms)
     return terms
 
 
 def _read(
-    totals: Mapping[str, Tensor],
-    steps: int,
+    taken: list[dict[str, Tensor]],
     trained: list[nn.Parameter],
     good: list[Tensor],
     task: Task,
     epoch: int,
 ) -> dict[str, float]:
     """Read an epoch's loss terms; keep its parameters if finite, else put the last good ones back."""
-    means = torch.stack(list(totals.values())) / steps
     finite = torch.stack([p.detach().isfinite().all() for p in trained]).all()
-    values = [*means.tolist(), float(finite)]  # the epoch's only wait for the device
-    terms = dict(zip(totals, values, strict=False))
-    broken = [name for name, value in terms.items() if not math.isfinite(value)]
+    gathered = [value.float() for terms in taken for value in terms.values()]
+    values = torch.stack([*gathered, finite.float()]).tolist()  # the epoch's only wait for the device
+    names = [name for terms in taken for name in terms]
+    broken = [name for name, value in zip(names, values, strict=False) if not math.isfinite(value)]
     if broken or not values[-1]:
         with torch.no_grad():
             for parameter, last in zip(trained, good, strict=True):
                 parameter.copy_(last)
-        term = next((name for name in broken if name != "loss"), "a trained parameter")
+        # The first is the cause: once a step is taken on it, every term is broken.
+        what = f"the loss term {broken[0]!r}" if broken else "a trained parameter"
         raise TrainingDiverged(
-            f"{task.name}, epoch {epoch + 1}: the loss term {term!r} is not finite; the model was "
-            f"put back to the state before this epoch. Lower lr, or that term's weight"
+            f"{task.name}, epoch {epoch + 1}: {what} is not finite; the model was put back to the "
+            "state before this epoch. Lower lr, or that term's weight"
         )
     with torch.no_grad():
         for last, parameter in zip(good, trained, strict=True):
             last.copy_(parameter)
-    return terms
+    totals: dict[str, float] = {}
+    for name, value in zip(names, values, strict=False):
+        totals[name] = totals.get(name, 0.0) + value / len(taken)
+    return totals
 
 
 # --- a sequence of tasks, and its files -------------------------------------------------------------

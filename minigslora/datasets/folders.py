@@ -15,7 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.errors import DataError
@@ -44,7 +44,9 @@ class FileImages:
         return len(self.files)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
-        """Return uint8 images (B, 3, size, size) for indices (B,)."""
+        """Return uint8 images (B, 3, size, size) for indices (B,); B may be 0."""
+        if not len(indices):
+            return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
         with ThreadPoolExecutor(4) as pool:
             wanted = [self.files[i] for i in indices.tolist()]
             images = list(pool.map(lambda file: read_image(file, self.size), wanted))
@@ -151,11 +153,11 @@ def _image_set(
     files: Mapping[str, Sequence[Path]], classes: tuple[str, ...], size: int, what: str, watch: bool
 ) -> ImageSet:
     paths = tuple(f for name in classes for f in files.get(name, ()))
-    labels = torch.tensor([i for i, n in enumerate(classes) for _ in files.get(n, ())])
+    numbers = [i for i, n in enumerate(classes) for _ in files.get(n, ())]
+    labels = torch.tensor(numbers, dtype=torch.long)
     lazy = FileImages(paths, size)
     if len(paths) * 3 * size * size > IN_MEMORY:
         return ImageSet(lazy, labels, classes)
     parts = torch.arange(len(paths)).split(512)
     bar = tqdm(parts, desc=f"reading {what}", disable=None if watch else True)
-    images = [lazy[part] for part in bar] or [torch.empty(0, 3, size, size, dtype=torch.uint8)]
-    return ImageSet(torch.cat(images), labels, classes)
+    return ImageSet(torch.cat([lazy[part] for part in bar]), labels, classes)
