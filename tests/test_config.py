@@ -56,8 +56,12 @@ def test_numbers_may_come_as_text(example):
 
 @pytest.mark.parametrize(
     ("value", "kind", "parsed"),
-    [("1e-4", float, 1e-4), (3, float, 3.0), ("7", int, 7), (2.0, int, 2), (5, tuple[float, ...], (5.0,))]
-    + [
+    [
+        ("1e-4", float, 1e-4),
+        (3, float, 3.0),
+        ("7", int, 7),
+        (2.0, int, 2),
+        (5, tuple[float, ...], (5.0,)),
         ("TRUE", bool, True),
         ([1, 2], list[int], [1, 2]),
         ({"a": 1}, Any, {"a": 1}),
@@ -94,7 +98,7 @@ def test_other_values_are_refused_by_name(value, kind, message):
 
 
 def test_an_unknown_key_is_named_beside_the_nearest():
-    with pytest.raises(ConfigError, match="unknown parameter 'epoch'.*did you mean 'epochs'.*batch_retain"):
+    with pytest.raises(ConfigError, match=r"unknown parameter 'epoch'.*did you mean 'epochs'.*batch_retain"):
         from_mapping(Training, {"epoch": 3})
-    with pytest.raises(ConfigError, match="unknown parameter 'zzz'; known: count"):
+    with pytest.raises(ConfigError, match=r"unknown parameter 'zzz'; known: count"):
         from_mapping(Example, {"zzz": 1})

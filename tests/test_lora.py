@@ -114,9 +114,9 @@ def test_the_layer_names_its_adapters_and_has_no_weight():
     wrapped.add("task1", 2)
     assert "task1" in repr(wrapped)
     assert not hasattr(wrapped, "weight")
-    with pytest.raises(ModelError, match="reads this layer's weight.*leave it out"):
+    with pytest.raises(ModelError, match=r"reads this layer's weight.*leave it out"):
         _ = wrapped.weight
-    with pytest.raises(AttributeError, match="nonsense"):
+    with pytest.raises(AttributeError, match=r"nonsense"):
         _ = wrapped.nonsense
 
 
@@ -304,14 +304,14 @@ def test_the_same_stream_gives_the_same_adapters():
 def test_a_refused_adapter_leaves_no_half_attached_stack(model):
     lora.inject(model)
     model.blocks[2].mlp.fc2 = lora.LoRALinear(nn.Linear(64, 3))  # the smallest layer comes last
-    with pytest.raises(ModelError, match="rank 4 does not fit a 64 → 3 layer"):
+    with pytest.raises(ModelError, match=r"rank 4 does not fit a 64 → 3 layer"):
         lora.attach(model, "task1", rank=4)
     assert lora.adapter_names(model) == []
 
 
 def test_names_must_be_free_and_plain():
     model = tiny.adapted()
-    with pytest.raises(ModelError, match="'task1' is already attached"):
+    with pytest.raises(ModelError, match=r"'task1' is already attached"):
         lora.attach(model, "task1")
     with pytest.raises(ModelError, match=r"'task 2\.1' cannot name an adapter; use letters"):
         lora.attach(model, "task 2.1")
@@ -324,12 +324,12 @@ def test_an_unknown_adapter_is_named_beside_those_attached(act):
 
 
 def test_a_model_without_lora_layers_says_to_inject(model):
-    with pytest.raises(ModelError, match="call inject"):
+    with pytest.raises(ModelError, match=r"call inject"):
         lora.attach(model, "task1")
 
 
 def test_an_unknown_grouping_is_refused():
-    with pytest.raises(ModelError, match="unknown grouping 'layer'.*'block', 'module' or 'matrix'"):
+    with pytest.raises(ModelError, match=r"unknown grouping 'layer'.*'block', 'module' or 'matrix'"):
         lora.groups(tiny.adapted(), "task1", "layer")
 
 
@@ -426,7 +426,7 @@ def test_attention_is_a_target_too(zoo, name):
 def test_attention_that_reads_its_weights_refuses_loudly(zoo):
     model = copy.deepcopy(zoo["beit_base_patch16_224"])
     lora.inject(model, "attention")
-    with pytest.raises(ModelError, match="reads this layer's weight"):
+    with pytest.raises(ModelError, match=r"reads this layer's weight"):
         model(torch.rand(1, 3, 48, 48))
 
 
@@ -480,20 +480,20 @@ def test_layers_that_are_not_there_are_refused(targets, message):
 
 
 def test_a_model_without_any_linear_layer_says_so():
-    with pytest.raises(ModelError, match="it has none at all"):
+    with pytest.raises(ModelError, match=r"it has none at all"):
         lora.inject(nn.Sequential(nn.Conv2d(3, 4, 3)))
-    with pytest.raises(ModelError, match="is itself one linear layer"):
+    with pytest.raises(ModelError, match=r"is itself one linear layer"):
         lora.inject(nn.Linear(3, 3), lambda name, linear: True)
 
 
 def test_shared_weights_are_refused_unless_left_out():
     tied = Plain()
     tied.second.weight = tied.first.weight
-    with pytest.raises(ModelError, match="'second' and 'first' share one weight.*Untie them"):
+    with pytest.raises(ModelError, match=r"'second' and 'first' share one weight.*Untie them"):
         lora.inject(tied, ["first"])
     twice = Plain()
     twice.second = twice.first
-    with pytest.raises(ModelError, match="share one weight"):
+    with pytest.raises(ModelError, match=r"share one weight"):
         lora.inject(twice, lambda name, linear: True)
     free = nn.Sequential(tied, nn.Linear(4, 4))
     assert lora.inject(free, ["1"]) == ["1"]

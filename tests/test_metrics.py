@@ -31,7 +31,7 @@ def test_accuracies_are_argmax_over_the_whole_head():
     assert hits.tolist() == [1, 2, 0, 1]
     assert counts.tolist() == [2, 3, 0, 1]
     assert subset_accuracy((hits, counts), [0, 1], "some") == pytest.approx(60.0)
-    with pytest.raises(DataError, match="no image of the 1 retained classes.*evaluate on a split that has"):
+    with pytest.raises(DataError, match=r"no image of the 1 retained classes.*evaluate on a split that has"):
         subset_accuracy((hits, counts), [2], "retained")
 
 

@@ -1,0 +1,104 @@
+"""Pre-training: it learns, it repeats, and its recipes and checkpoints are as asked."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from minigslora.errors import ConfigError, DataError, OutputError, TrainingDiverged
+from minigslora.files import read_json, sha256
+from minigslora.models import checkpoint
+from minigslora.pretraining import Pretraining, Recipe, make_checkpoint, pretrain, rate, recipe_for
+
+QUICK = Pretraining(epochs=2, batch=24, warmup_epochs=1, precision="fp32", augment=False)
+
+
+def test_the_rate_warms_up_and_ends_near_nothing():
+    config = Pretraining(epochs=10, lr=1.0, warmup_epochs=2)
+    rates = [rate(step, 5, config) for step in range(50)]
+    assert rates[0] == pytest.approx(0.1, rel=1e-3)
+    assert max(rates) == max(rates[8:12]) <= 1.0
+    assert rates[-1] < 0.01
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_loss_falls_and_the_numbers_repeat():
+    def run(seed):
+        problem = tiny.problem()
+        seen = []
+        config = replace(QUICK, epochs=6, seed=seed, lr=3e-3, margin_ramp=0.0)
+        history = pretrain(problem, config, on_epoch=seen.append, evaluate_every=3, objective="plain")
+        assert seen == history
+        return problem, [(e.epoch, e.loss, e.acc_val) for e in history]
+
+    (one, history), (two, again), (_, other) = run(0), run(0), run(1)
+    assert [e[0] for e in history] == [3, 6]
+    assert history[-1][1] < history[0][1]
+    assert history == again != other
+    states = one.model.state_dict(), two.model.state_dict()
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+def test_a_loss_that_is_not_finite_stops():
+    problem = tiny.problem()
+    with torch.no_grad():
+        problem.model.head.weight[0, 0] = float("nan")
+    with pytest.raises(TrainingDiverged, match=r"loss is nan in epoch 1; lower lr \(now 0\.001\)"):
+        pretrain(problem, QUICK)
+
+
+def test_recipes_take_what_was_asked_for():
+    recipe = recipe_for("mini-faces", "cpu", epochs=3, image_size=32, dim=64, depth=2, seed=5)
+    model, training = recipe.model, recipe.training
+    assert (training.epochs, training.seed) == (3, 5)
+    assert (model.image_size, model.dim, model.heads, model.mlp, model.depth) == (32, 64, 2, 128, 2)
+    assert recipe_for("casia-face100", "cpu").model.image_size < 112
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "mini-cats"}, r"no pre-training recipe for 'mini-cats'; there are mini-faces"),
+        ({"epochs": 0}, r"epochs = 0; expected 1 or more"),
+        ({"depth": 0}, r"depth = 0; expected 1 or more"),
+        ({"dim": 33}, r"width = 33; expected a multiple of 32"),
+        ({"image_size": 50}, r"image_size = 50; expected a multiple of the patch, 8"),
+    ],
+)
+def test_sizes_that_do_not_fit(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe_for(**{"name": "mini-faces", "device": "cpu", **arguments})
+
+
+def test_a_checkpoint_is_written_with_its_record(tmp_path, monkeypatch, data):
+    monkeypatch.setattr("minigslora.pretraining.registry.load", lambda *_: data)
+    out = tmp_path / "new" / "tiny.safetensors"
+    recipe = Recipe(replace(tiny.FACE, classes=100), replace(QUICK, epochs=1))
+    record = make_checkpoint("mini-faces", recipe, out, "cpu", "what was typed")
+    assert read_json(out.with_suffix(".json")) == read_json(out.with_suffix(".json")) | {
+        "sha256": sha256(out),
+        "file": "tiny.safetensors",
+        "command": "what was typed",
+        "metrics": record["metrics"],
+    }
+    model, card = checkpoint.load(out)
+    assert card.classes == data.classes
+    problem = tiny.Classification(model, data, card.mean, card.std, "cpu", "fp32")
+    assert problem.accuracy("test") == pytest.approx(record["metrics"]["acc_test"], abs=0.01)
+
+
+def test_where_a_checkpoint_cannot_go_is_found_before_training(tmp_path):
+    recipe = Recipe(tiny.FACE, QUICK)
+    with pytest.raises(ConfigError, match=r"model\.pth should end in \.safetensors"):
+        make_checkpoint("mini-faces", recipe, tmp_path / "model.pth", "cpu")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OutputError, match=r"cannot write"):
+        make_checkpoint("mini-faces", recipe, tmp_path / "file" / "m.safetensors", "cpu")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_real_faces_that_are_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIGSLORA_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"casia-face100 is not below"):
+        make_checkpoint("casia-face100", Recipe(tiny.FACE, QUICK), tmp_path / "m.safetensors", "cpu")
