@@ -22,10 +22,10 @@ from torch import Tensor
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Role, Task, Terms, Training
 from minigslora.lora import bypassed
 from minigslora.methods.gslora import (
-    CORRECTED_TRAINING,
     GSLoRA,
     GSLoRAConfig,
     check_setting,
+    corrected_training,
 )
 from minigslora.prototypes import prototype_distance
 from minigslora.streams import Streams
@@ -41,12 +41,12 @@ class GSLoRADistillConfig(GSLoRAConfig):
     Attributes:
         keep: weight of D on retained images.
         redirect: weight of D on forgotten images.
-        temperature: T of (6.4).
+        temperature: T of (6.4), in units of the logits' spread where ``relative``.
     """
 
     keep: float = 4.0
     redirect: float = 4.0
-    temperature: float = 4.0
+    temperature: float = 0.4
 
 
 class GSLoRADistill(GSLoRA):
@@ -57,19 +57,22 @@ class GSLoRADistill(GSLoRA):
 
     def __init__(self, config: GSLoRADistillConfig, training: Training) -> None:
         super().__init__(config, training)
+        self.temperature = config.temperature
         self.gone: Tensor = torch.empty(0)
 
     @classmethod
     def presets(cls, recipe: str, setting: str) -> tuple[GSLoRADistillConfig, Training]:
         """Return the one configuration there is; the released code has no such method."""
         check_setting(setting)
-        return GSLoRADistillConfig(), CORRECTED_TRAINING
+        return GSLoRADistillConfig(), corrected_training(setting)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Mark the classes forgotten so far, then attach fresh adapters."""
         self.gone = torch.zeros(problem.num_classes, dtype=torch.bool, device=problem.device)
         self.gone[list(task.old + task.forget)] = True
-        return super().begin(problem, task, streams)
+        groups = super().begin(problem, task, streams)
+        self.temperature = self.config.temperature * self.spread
+        return groups
 
     def weights(self, progress: Progress) -> dict[str, float]:
         """Return the weight of each loss term; distillation takes cross-entropy's place."""
@@ -86,6 +89,6 @@ class GSLoRADistill(GSLoRA):
             said, now = (problem.vectors(o, batch, "logits", role) for o in (teacher, outputs))
             if said is not None and now is not None:
                 masked = said[0].masked_fill(self.gone, NEVER)
-                distance = prototype_distance(masked, now[0], "kl", self.config.temperature)
+                distance = prototype_distance(masked, now[0], "kl", self.temperature)
                 terms[name] = distance.mean()
         return terms

@@ -18,10 +18,10 @@ from torch import Tensor
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Space, Task, Terms, Training
 from minigslora.lora import bypassed
 from minigslora.methods.gslora import (
-    CORRECTED_TRAINING,
     GSLoRA,
     GSLoRAConfig,
     check_setting,
+    corrected_training,
     of_task,
     released,
 )
@@ -45,17 +45,17 @@ class GSLoRAPlusPlusConfig(GSLoRAConfig):
         pull: w_r.
         space: "logits" or "embedding".
         distance: "kl" (6.2) or "l2".
-        temperature: T of (6.2).
+        temperature: T of (6.2), in units of the logits' spread where ``relative``.
         prototypes: whose outputs are averaged: the "original" model's, or the "edited" one's at
             the start of each task.
     """
 
     push: tuple[float, ...] = (0.05,)
     push_bound: float = 4.0
-    pull: float = 1.0
+    pull: float = 10.0
     space: Space = "logits"
     distance: Distance = "kl"
-    temperature: float = 8.0
+    temperature: float = 0.8
     prototypes: Literal["original", "edited"] = "original"
 
 
@@ -80,6 +80,7 @@ class GSLoRAPlusPlus(GSLoRA):
 
     def __init__(self, config: GSLoRAPlusPlusConfig, training: Training) -> None:
         super().__init__(config, training)
+        self.temperature = config.temperature
         self.prototypes: Tensor = torch.empty(0)
 
     @classmethod
@@ -89,7 +90,7 @@ class GSLoRAPlusPlus(GSLoRA):
         if recipe == "released":
             extra = {**RELEASED_PROTOTYPES, **RELEASED_PUSH[setting]}
             return released(GSLoRAPlusPlusConfig, setting, extra)
-        return GSLoRAPlusPlusConfig(), CORRECTED_TRAINING
+        return GSLoRAPlusPlusConfig(), corrected_training(setting)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Take the prototypes, then attach fresh adapters."""
@@ -98,7 +99,9 @@ class GSLoRAPlusPlus(GSLoRA):
                 self.prototypes = class_prototypes(problem, task, self.config.space)
         else:
             self.prototypes = class_prototypes(problem, task, self.config.space)
-        return super().begin(problem, task, streams)
+        groups = super().begin(problem, task, streams)
+        self.temperature = self.config.temperature * self.spread
+        return groups
 
     def weights(self, progress: Progress) -> dict[str, float]:
         """Add the weights of the two prototype terms."""
@@ -122,9 +125,7 @@ class GSLoRAPlusPlus(GSLoRA):
         if objects is None:
             return None
         vectors, labels = objects
-        return prototype_distance(
-            self.prototypes[labels], vectors, self.config.distance, self.config.temperature
-        )
+        return prototype_distance(self.prototypes[labels], vectors, self.config.distance, self.temperature)
 
 
 @torch.no_grad()
