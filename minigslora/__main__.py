@@ -43,7 +43,7 @@ Changes = Annotated[
 def quickstart(
     identity: Annotated[str, typer.Option(help="Who is erased: a name, or a number from 0.")] = "person-007",
     seed: Seed = 0,
-    epochs: Annotated[Optional[int], typer.Option(help="Passes over the retained images.")] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the retained images.")] = 10,
     out: Out = None,
 ) -> None:
     """Erase one identity from the shipped face model and show what became of it."""
@@ -56,8 +56,7 @@ def quickstart(
     require_writable(folder)
     model, _ = checkpoint.load_shipped("mini-faces")
     data = _load_data("mini-faces", None)
-    settings: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
-    erasure, before = _erase(model, data, [[identity]], seed=seed, **settings)
+    erasure, before = _erase(model, data, [[identity]], seed=seed, epochs=epochs)
     asked = {"model": "mini-faces, shipped", "data": "mini-faces", "identity": identity, "seed": seed}
     page = report.write(
         erasure,

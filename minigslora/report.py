@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from minigslora import plots
@@ -103,11 +104,15 @@ class Page:
         )
 
 
-def png(figure: Figure) -> bytes:
-    """Return a figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    return buffer.getvalue()
+def png(figure: Figure, few_colours: bool = False) -> bytes:
+    """Return a figure as the bytes of a PNG file; of 256 colours it is a third of the size."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=110, bbox_inches="tight")
+    if not few_colours:
+        return drawn.getvalue()
+    with Image.open(drawn) as image:
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def forgotten(erasure: Erasure) -> list[int]:
@@ -237,7 +242,7 @@ def _add_pictures(page: Page, erasure: Erasure, before: Tensor, out: Path) -> No
     page.heading("Before and after")
     figure = before_after(erasure, before, after)
     with written_whole(out / "before_after.png") as temporary:
-        temporary.write_bytes(png(figure))
+        temporary.write_bytes(png(figure, few_colours=True))
     page.figure(
         figure,
         "Test images, evenly spaced, with the name the model gives them: green where it is right, "

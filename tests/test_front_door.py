@@ -78,7 +78,7 @@ def weights(photos, tmp_path_factory):
 
 
 def forget_command(photos, weights, out, *more):
-    quick = ["--set", "epochs=15", "--set", "rank=4", "--ratio", "0.5", "--device", "cpu"]
+    quick = ["--set", "epochs=40", "--set", "lr=2e-2", "--set", "rank=4", "--ratio", "0.5", "--device", "cpu"]
     own = ["--model", "test_vit", "--image-size", str(SIZE), "--weights", str(weights)]
     return ["forget", *own, "--data", str(photos), "--out", str(out), *quick, *more]
 
