@@ -88,7 +88,9 @@ class Trap:
         return os.mkdir, (str(self.mark),)
 
 
-@pytest.mark.parametrize("write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize(
+    "write", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))]
+)
 def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path, write):
     mark, path = tmp_path / "it-ran", tmp_path / "weights.pth"
     write({"w": Trap(mark)}, path)
