@@ -315,7 +315,7 @@ def exercise_04_1(forget_term: Callable[[Tensor, float], Tensor]) -> None:
     losses = (torch.rand(64, generator=stream) * 40).requires_grad_()
     term = forget_term(losses, 25.0)
     expected = sum(max(0.0, 25.0 - value) for value in losses.tolist()) / 64
-    hint = f"The first sample has a loss of {float(losses[0]):.2f} nats; what does it lack to 25?"
+    hint = f"The first sample has a loss of {losses[0].item():.2f} nats; what does it lack to 25?"
     require("04.1", abs(float(term.detach()) - expected) < 1e-4, hint)
     (slope,) = torch.autograd.grad(term, losses)
     wanted = torch.where(losses < 25.0, -1 / 64, 0.0)

@@ -24,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -131,6 +132,8 @@ def configure(notebook: str, names: Mapping[str, Any], **profiles: Mapping[str, 
     Raises:
         ConfigError: for a name no profile knows, an unknown profile, or a value of another type.
     """
+    # timm's download library asks for a progress widget on import; its warning would be kept as output
+    warnings.filterwarnings("ignore", message="IProgress not found")
     given = {
         k: v
         for k, v in names.items()
