@@ -48,6 +48,8 @@ from minigslora.errors import ModelError
 from minigslora.files import write_json
 from minigslora.forgetting import EpochOrder, make_optimizer
 from minigslora.methods import create
+from minigslora.methods.gslora import logit_spread
+from minigslora.methods.gslora_pp import class_prototypes
 from minigslora.models.checkpoint import load_shipped
 from minigslora.models.face import MINI_FACE, face_transformer
 from minigslora.problems.classification import Classification
@@ -174,21 +176,22 @@ def naive(args: argparse.Namespace) -> Step:
 
     problem, task = build_problem(args, "fp32")
     config: Any = create("gslora++").config
+    prototypes, spread = class_prototypes(problem, task, "logits"), logit_spread(problem, task)
+    temperature, bound = spread * config.temperature, math.log(CLASSES) + spread * config.bound
     names = lora.find_linears(problem.model, "ffn")
     peft = LoraConfig(r=config.rank, lora_alpha=1, target_modules=names)
     problem.model.requires_grad_(False)
     model: Any = inject_adapter_in_model(peft, problem.model).eval()
     blocks = [[p for p in block.parameters() if p.requires_grad] for block in model.blocks]
     optimizer = torch.optim.AdamW([p for block in blocks for p in block], lr=1e-5, weight_decay=0)
-    data, bound = problem.data.train, math.log(CLASSES) + config.bound
-    prototypes = torch.randn(CLASSES, CLASSES, device=problem.device)
+    data = problem.data.train
     kept = torch.tensor(task.retain_images[: args.batch], device=problem.device)
     gone = torch.tensor(task.forget_images[: args.batch], device=problem.device)
     logged: list[float] = []
 
     def kl(logits: Tensor, labels: Tensor) -> Tensor:
-        p = F.softmax(prototypes[labels] / config.temperature, dim=1)
-        q = F.softmax(logits / config.temperature, dim=1)
+        p = F.softmax(prototypes[labels] / temperature, dim=1)
+        q = F.softmax(logits / temperature, dim=1)
         return (p * (p.log() - q.log())).sum(dim=1)
 
     def step() -> None:

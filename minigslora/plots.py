@@ -707,7 +707,7 @@ def selection(
     top.set_xlim(below.get_xlim())
     top.set_xticks(places, [])
     below.set_xlabel(xlabel)
-    below.set_ylabel("group")
+    below.set_ylabel("group", labelpad=12)
     fig.tight_layout()
     return fig
 
@@ -765,7 +765,9 @@ def softened(
         entropy = float(-(p * p.clamp_min(1e-38).log()).sum())
         ax.set_title(f"T = {temperature:g}\nentropy {entropy:.2f} nats")
         ax.set_xticks(range(len(order)), [names[int(c)] for c in order], rotation=90, fontsize=7)
-    axes[0].set_ylabel("probability")
+    axes[0].set_yscale("log")
+    axes[0].set_ylim(1e-4, 1.5)
+    axes[0].set_ylabel("probability (log scale)")
     fig.supxlabel(f"the {len(order)} classes with the largest logits", fontsize=10)
     fig.tight_layout()
     return fig
