@@ -81,7 +81,7 @@ def test_the_parameters_cell_is_the_first_code_cell_and_holds_literals_only(path
 @each_notebook
 def test_the_second_cell_sets_up_and_the_last_writes_the_result(path):
     cells = code(path)
-    assert f'configure("{path.stem}", globals()' in cells[1].source.replace("\n    ", "")
+    assert re.search(rf'configure\(\s*"{path.stem}",\s*globals\(\)', cells[1].source)
     assert "describe()" in cells[1].source
     assert "run.finish(" in cells[-1].source
 
