@@ -466,9 +466,9 @@ def photographs(images: Tensor, rows: Sequence[str], columns: Sequence[str] = ()
         rows: a label for each row, on its left.
         columns: a label for each column, above it.
     """
-    fig, axes = plt.subplots(
-        len(images), images.shape[1], figsize=(images.shape[1] + 1.2, len(images) + 0.25), squeeze=False
-    )
+    down, across = len(images), images.shape[1]
+    size = (0.82 * across + 1.2, 0.82 * down + 0.25)
+    fig, axes = plt.subplots(down, across, figsize=size, squeeze=False)
     for label, line, of_row in zip(rows, axes, images, strict=True):
         for ax, image in zip(line, of_row, strict=True):
             ax.set_axis_off()
