@@ -263,7 +263,7 @@ def exercise_03_2(shrink: Callable[[list[Tensor], float], list[Tensor]]) -> None
         require("03.2", float(ratios.max() - ratios.min()) < 1e-4, "The direction changed; use one factor.")
     gone = shrink([p.clone() for p in parts], float(1.01 * norm))
     require("03.2", not any(p.any() for p in gone), "Below the threshold a group is exactly zero.")
-    zero = torch.cat(shrink([torch.zeros(2), torch.zeros(3)], 0.1))
+    zero = torch.cat([*shrink([torch.zeros(2)], 0.1), *shrink([torch.zeros(3)], 0.0)])
     passed("03.2", torch.equal(zero, torch.zeros(5)), "A group at zero stays there, without NaN.")
 
 
