@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
-import torch.nn.functional as F
 
 from minigslora import lora
 from minigslora.contracts import Progress
@@ -25,31 +22,8 @@ def problem_and_task():
     return problem, plan(data, Setting(requests=(2, 1), ratio=1.0), seed=0).tasks
 
 
-def test_terms_equal_the_formula_and_forgotten_columns_carry_no_teacher_mass():
-    problem, (_, task) = problem_and_task()
-    original = copy.deepcopy(problem.model).eval()
-    method = create("gslora-distill", temperature=3.0, relative=False)
-    method.begin(problem, task, Streams(0))
-    with torch.no_grad():
-        for _, adapter in lora.adapters(problem.model, task.name):
-            adapter.B.normal_(std=0.3)
-    problem.model.eval()
-    rows = {"retain": torch.tensor(task.retain_images[:4]), "forget": torch.tensor(task.forget_images[:3])}
-    batch = problem.batch(rows)
-    terms = method.step(problem, batch, Progress())
-    gone = [*task.old, *task.forget]
-    kept = [c for c in range(6) if c not in gone]
-    with torch.no_grad():
-        teacher = problem.forward(batch, original).logits.double() / 3.0
-        student = F.log_softmax(problem.forward(batch).logits.double() / 3.0, dim=1)
-    target = F.log_softmax(teacher[:, kept], dim=1)
-    divergence = (target.exp() * (target - student[:, kept])).sum(dim=1)
-    torch.testing.assert_close(terms["keep"].double(), divergence[:4].mean(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(terms["redirect"].double(), divergence[4:].mean(), rtol=1e-4, atol=1e-5)
-
-
 def test_a_fresh_adapter_is_not_pulled_on_retained_images_where_nothing_is_masked():
-    """The gradient of distillation is zero at the pre-trained model: it holds, it does not train."""
+    """But for masked columns its gradient is zero at the pre-trained model: it holds, it does not train."""
     problem, (task, _) = problem_and_task()
     method = create("gslora-distill", keep=1.0, redirect=0.0, beta=0.0)
     method.begin(problem, task, Streams(0))

@@ -6,9 +6,10 @@ says more: on every image, retained or forgotten,
     D(x) = KL(softmax(z̃(x) / T) ‖ softmax(z(x) / T))                         (6.4)
 
 where z̃ are its logits with every class forgotten *so far* left out and z the edited model's. The bounded
-forgetting term (4.2) stays for the current request. It needs no labels on retained images and, unlike
-cross-entropy, its gradient on them is zero at the start: it holds the model in place instead of training
-it further, which is what classes without images need. Beyond the papers; not in their tables.
+forgetting term (4.2) stays for the current request. It needs no labels on retained images. Its gradient
+on them is zero at the start but for the masked columns, where cross-entropy goes on training the classes
+it sees: it holds the model in place, which is what classes without images need. Beyond the papers; not in
+their tables.
 """
 
 from __future__ import annotations
