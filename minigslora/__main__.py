@@ -153,17 +153,22 @@ def pretrain(
     image_size: Annotated[Optional[int], typer.Option(help="Input size in pixels.")] = None,
     width: Annotated[Optional[int], typer.Option(help="Dimension of the tokens.")] = None,
     depth: Annotated[Optional[int], typer.Option(help="Number of blocks.")] = None,
+    start: Annotated[
+        Optional[str], typer.Option(help="Checkpoint to start from: mini-faces, or a file; '' for none.")
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
     out: Annotated[Optional[Path], typer.Option(help="The checkpoint, FILE.safetensors.")] = None,
 ) -> None:
-    """Pre-train a face model from random weights; its record goes beside it as JSON."""
+    """Pre-train a face model; its record goes beside it as JSON."""
     from minigslora.pretraining import make_checkpoint, recipe_for
     from minigslora.runs import runs_root
 
-    recipe = recipe_for(name, device, epochs=epochs, image_size=image_size, dim=width, depth=depth, seed=seed)
+    sizes = {"image_size": image_size, "dim": width, "depth": depth}
+    recipe = recipe_for(name, device, epochs=epochs, start=start, seed=seed, **sizes)
     target = out or runs_root() / "pretrain" / f"{name}.safetensors"
     given: dict[str, Any] = {"epochs": epochs, "image-size": image_size, "width": width, "depth": depth}
+    given["start"] = start
     options = "".join(f" --{key} {value}" for key, value in given.items() if value is not None)
     command = f"minigslora pretrain {name}{options} --device {device} --seed {seed}"
     record = make_checkpoint(name, recipe, target, device, command, _watched())

@@ -59,11 +59,26 @@ class Adapter(nn.Module):
         """Return the dense update s·B·A, shape (out_features, in_features)."""
         return self.scale * (self.B @ self.A)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return s·B(A x); x is (..., in_features), the result (..., out_features)."""
-        if not torch.is_autocast_enabled(x.device.type):
-            x = x.to(self.A.dtype)
-        return self.scale * F.linear(F.linear(x, self.A), self.B)
+    def added_to(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return y + s·B(A x), the sum inside B's product.
+
+        Args:
+            y: (..., out_features).
+            x: (..., in_features), in autocast's type where that is on.
+        """
+        if torch.is_autocast_enabled(x.device.type) or x.dtype == y.dtype == self.A.dtype:
+            low = F.linear(x, self.A).reshape(-1, len(self.A))
+            return torch.addmm(y.reshape(-1, len(self.B)), low, self.B.T, alpha=self.scale).view(y.shape)
+        update = self.scale * F.linear(F.linear(x.to(self.A.dtype), self.A), self.B)
+        return y + update.to(y.dtype)  # a half-precision model: its small update is made in fp32
+
+
+def cast_once(x: Tensor) -> Tensor:
+    """Return x in autocast's type where that is on, or every product would cast it again."""
+    kind = x.device.type
+    if x.dtype is torch.float64 or not torch.is_autocast_enabled(kind):
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
 
 
 class WeightReadError(ModelError, AttributeError):
@@ -128,11 +143,14 @@ class LoRALinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y of shape (..., out_features) for x of shape (..., in_features)."""
-        y: Tensor = self.base(x)
-        if self.bypass:
+        if not self.adapters or self.bypass:
+            y: Tensor = self.base(x)
             return y
+        x = cast_once(x)
+        y = self.base(x)
         for adapter in self.adapters.values():
-            y = y + adapter(x).to(y.dtype)
+            assert isinstance(adapter, Adapter)
+            y = adapter.added_to(y, x)
         return y
 
     def folded(self) -> nn.Linear:

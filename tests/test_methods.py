@@ -258,7 +258,7 @@ def test_overrides_reach_configuration_and_training_and_are_parsed():
         ),
         (
             {"name": "gslora", "setting": "few"},
-            r"unknown setting 'few'; expected one of ratio, shots, missing",
+            r"unknown setting 'few'; expected one of single, .*, ratio, shots, missing",
         ),
         ({"name": "gslora", "epoch": 3}, r"gslora has no setting 'epoch'; its settings are .*epochs"),
         ({"name": "gslora", "push": 3}, r"gslora has no setting 'push'"),

@@ -6,10 +6,19 @@ import pytest
 import tiny
 import torch
 
-from minigslora.errors import ConfigError, DataError, OutputError, TrainingDiverged
+from minigslora.errors import ConfigError, DataError, ModelError, OutputError, TrainingDiverged
 from minigslora.files import read_json, sha256
 from minigslora.models import checkpoint
-from minigslora.pretraining import Pretraining, Recipe, make_checkpoint, pretrain, rate, recipe_for
+from minigslora.models.face import MINI_FACE, face_transformer
+from minigslora.pretraining import (
+    Pretraining,
+    Recipe,
+    make_checkpoint,
+    pretrain,
+    rate,
+    recipe_for,
+    start_from,
+)
 
 QUICK = Pretraining(epochs=2, batch=24, warmup_epochs=1, precision="fp32", augment=False)
 
@@ -102,3 +111,27 @@ def test_real_faces_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("MINIGSLORA_DATA", str(tmp_path))
     with pytest.raises(DataError, match=r"casia-face100 is not below"):
         make_checkpoint("casia-face100", Recipe(tiny.FACE, QUICK), tmp_path / "m.safetensors", "cpu")
+
+
+def test_a_start_gives_the_body_of_another_checkpoint_and_leaves_the_head():
+    model = face_transformer(replace(MINI_FACE, classes=7, head="arcface"))
+    head = model.head.weight.detach().clone()
+    start_from(model, "mini-faces")
+    shipped, _ = checkpoint.load_shipped("mini-faces")
+    body = {k: v for k, v in shipped.state_dict().items() if not k.startswith("head.")}
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in body.items())
+    assert torch.equal(model.head.weight, head)
+
+
+def test_a_start_of_another_size_or_name_is_refused():
+    with pytest.raises(ModelError, match=r"mini-faces is a checkpoint of another architecture"):
+        start_from(tiny.face_model(), "mini-faces")
+    with pytest.raises(ModelError, match="no weight file at nobody"):
+        start_from(tiny.face_model(), "nobody")
+
+
+def test_the_recipe_of_real_faces_on_a_cpu_starts_from_the_shipped_model_where_it_fits():
+    assert recipe_for("casia-face100", "cpu").start == "mini-faces"
+    assert recipe_for("casia-face100", "cpu", depth=12).start == ""
+    assert recipe_for("casia-face100", "cpu", start="").start == ""
+    assert recipe_for("mini-faces", "cpu").start == ""

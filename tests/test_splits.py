@@ -95,6 +95,7 @@ def test_an_index_file_round_trips(tmp_path):
 
 def test_a_setting_says_its_preset():
     assert [Setting().kind, Setting(shots=4).kind, Setting(missing=5).kind] == ["ratio", "shots", "missing"]
+    assert [Setting((5,)).kind, Setting((5,), shots=4).kind] == ["single", "single-shots"]
     assert describe(Setting(shots=4))["shots"] == 4
 
 

@@ -40,9 +40,22 @@ class Setting:
     missing: int = 0
     order: int | None = None
 
+    def __post_init__(self) -> None:
+        if not self.requests or min(self.requests) < 1:
+            raise ConfigError(f"requests = {self.requests}; each request forgets at least one class")
+        if not 0 < self.ratio <= 1:
+            raise ConfigError(
+                f"ratio = {self.ratio}; expected a share above 0 and at most 1, as 0.1 for a tenth"
+            )
+        for key in ("shots", "missing"):
+            if (value := getattr(self, key)) < 0:
+                raise ConfigError(f"{key} = {value}; expected 0 for none, or more")
+
     @property
     def kind(self) -> str:
-        """The preset it takes: "ratio", "shots" or "missing"."""
+        """The preset it takes, a name of ``data/recipes/face.yaml``."""
+        if len(self.requests) == 1 and not self.missing:
+            return "single-shots" if self.shots else "single"
         return "shots" if self.shots else "missing" if self.missing else "ratio"
 
 
@@ -86,8 +99,6 @@ def plan(data: DataSet, setting: Setting, seed: int) -> Plan:
         DataError: where a class has too few images.
     """
     total, asked = len(data.classes), sum(setting.requests)
-    if not setting.requests or min(setting.requests) < 1:
-        raise ConfigError(f"requests = {setting.requests}; each request forgets at least one class")
     if asked + setting.missing >= total:
         raise ConfigError(
             f"{asked} classes to forget and {setting.missing} without images leave none of "
@@ -107,18 +118,29 @@ def plan_requests(
     setting: Setting,
     seed: int,
     missing: Sequence[int] = (),
+    old: Sequence[int] = (),
+    start: int = 0,
 ) -> Plan:
     """Return a plan for explicit requests, given as class ids.
+
+    Args:
+        data: the data set.
+        requests: the classes of each request.
+        setting: which share of the images is at hand.
+        seed: of the images drawn.
+        missing: retained classes without images.
+        old: classes that the model's earlier requests forgot.
+        start: the first request's place in the sequence, from 0.
 
     Raises:
         DataError: for an empty request, a class requested twice or already forgotten, all classes
             requested, an empty split, or fewer images than shots.
     """
-    check_requests(data, requests)
+    check_requests(data, requests, old)
     streams, tasks = Streams(seed, "plan"), list[Task]()
-    old: list[int] = []
-    for index, request in enumerate(requests):
-        gone = set(old) | set(request)
+    before = list(old)
+    for index, request in enumerate(requests, start):
+        gone = set(before) | set(request)
         kept = [c for c in range(len(data.classes)) if c not in gone]
         stream = streams.under(f"task{index + 1}")
         seen = [c for c in kept if c not in missing]
@@ -127,19 +149,19 @@ def plan_requests(
                 name=f"task{index + 1}",
                 index=index,
                 forget=tuple(request),
-                old=tuple(old),
+                old=tuple(before),
                 retain=tuple(kept),
                 missing=tuple(missing),
                 retain_images=draw(data.train, seen, setting, stream.under("retain")),
                 forget_images=draw(data.train, request, setting, stream.under("forget")),
             )
         )
-        old.extend(request)
+        before.extend(request)
     return Plan(data.name, seed, tuple(tasks))
 
 
-def check_requests(data: DataSet, requests: Sequence[Sequence[int]]) -> None:
-    """Raise a :class:`DataError` for requests that cannot be served."""
+def check_requests(data: DataSet, requests: Sequence[Sequence[int]], old: Sequence[int] = ()) -> None:
+    """Raise a :class:`DataError` for requests that cannot be served after ``old`` was forgotten."""
     if not requests:
         raise DataError("no request was given; name at least one class to forget")
     seen: dict[int, int] = {}
@@ -153,6 +175,10 @@ def check_requests(data: DataSet, requests: Sequence[Sequence[int]]) -> None:
                     f"{len(data.classes) - 1}"
                 )
             name = data.classes[c]
+            if c in old:
+                raise DataError(
+                    f"request {number} names {name!r}, which the model already forgot; leave it out"
+                )
             if seen.get(c) == number:
                 raise DataError(f"request {number} names {name!r} twice; name it once")
             if c in seen:
@@ -160,8 +186,8 @@ def check_requests(data: DataSet, requests: Sequence[Sequence[int]]) -> None:
                     f"request {number} names {name!r}, which request {seen[c]} already forgot; leave it out"
                 )
             seen[c] = number
-    if len(seen) == len(data.classes):
-        raise DataError(f"the requests name all {len(seen)} classes of {data.name}; at least one must stay")
+    if len(gone := seen.keys() | set(old)) == len(data.classes):
+        raise DataError(f"the requests name all {len(gone)} classes of {data.name}; at least one must stay")
 
 
 def draw(split: ImageSet, classes: Sequence[int], setting: Setting, streams: Streams) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from minigslora.contracts import Method
 from minigslora.errors import ConfigError
 
 RECIPES = ("corrected", "released")
-"""The recipe with the repairs of spec (the default), and the one of the released code."""
+"""The recipe with repairs (the default), and the one of the released code."""
 
 
 def table() -> dict[str, type[Method]]:
@@ -37,7 +37,8 @@ def create(name: str, recipe: str = "corrected", setting: str = "ratio", **overr
     Args:
         name: a name of :func:`table`, such as "gslora" or "gslora++".
         recipe: "corrected" or "released".
-        setting: what the data are: "ratio" (10 %), "shots" (a few per class) or "missing".
+        setting: what is asked and what the data are, a name of ``data/recipes/face.yaml``: "ratio"
+            (10 %), "shots" (a few per class), "missing", or "single…" for one request.
         overrides: fields of the method's configuration or of its
             :class:`~minigslora.contracts.Training`.
 

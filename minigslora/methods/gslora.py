@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from minigslora import lora
+from minigslora import lora, recipes
 from minigslora.contracts import Batch, Method, ParamGroup, Problem, Progress, Task, Terms, Training
 from minigslora.errors import ConfigError
 from minigslora.losses import bound_above_chance, bounded_forget_loss, retain_loss
@@ -73,42 +73,29 @@ def of_task(values: tuple[float, ...], task: int) -> float:
     return values[min(task, len(values) - 1)]
 
 
-RELEASED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    # setting: (configuration, training); the paper's four-task rows of the settings table
-    "ratio": ({"beta": (0.2, 0.25, 0.25, 0.2), "alpha": 1e-4, "sparsity_warmup": 0.0}, {}),
-    "shots": (
-        {"beta": (0.3, 0.4, 0.28, 0.2), "alpha": 1e-4, "sparsity_warmup": 0.0},
-        {"batch_retain": 4, "batch_forget": 4},
-    ),
-    "missing": ({"beta": (0.14, 0.14, 0.2, 0.15), "alpha": 0.015, "sparsity_warmup": 0.3}, {}),
-}
 RELEASED_CHOICES: dict[str, Any] = {
-    "bound": 105.0,
     "relative": False,
     "per_sample": False,
     "margin_forget": True,
     "sparsity": "penalty",
     "lora_decay": 0.05,
 }
-SETTINGS = tuple(RELEASED)
+"""What all settings of the released code share, where it differs from the corrected recipe."""
 
 
-def released(config: type[Any], setting: str, extra: Mapping[str, Any]) -> tuple[Any, Training]:
-    """Return the released code's configuration of a setting."""
-    own, loop = RELEASED[setting]
-    return config(**{**RELEASED_CHOICES, **own, **extra}), Training(**loop)
-
-
-def check_setting(setting: str) -> None:
-    """Raise a :class:`ConfigError` for a setting without a preset."""
-    if setting not in SETTINGS:
-        raise ConfigError(f"unknown setting {setting!r}; expected one of {', '.join(SETTINGS)}")
+def released(kind: type[Any], setting: str, choices: Mapping[str, Any]) -> tuple[Any, Training]:
+    """Return the released code's configuration of a setting, and its loop."""
+    own = recipes.setting(setting)
+    loop = Training(batch_retain=own.batch, batch_forget=own.batch)
+    return kind(**{**RELEASED_CHOICES, **choices, **recipes.pick(kind, own)}), loop
 
 
 class GSLoRA(Method):
     """GS-LoRA (arXiv 2403.11530)."""
 
     name: ClassVar[str] = "gslora"
+    Config: ClassVar[type[Any]] = GSLoRAConfig
+    released_choices: ClassVar[Mapping[str, Any]] = {}
     revocable: ClassVar[bool] = True
     config: GSLoRAConfig
 
@@ -128,10 +115,9 @@ class GSLoRA(Method):
     @classmethod
     def presets(cls, recipe: str, setting: str) -> tuple[GSLoRAConfig, Training]:
         """Return configuration and training of a recipe and a setting."""
-        check_setting(setting)
         if recipe == "released":
-            return released(GSLoRAConfig, setting, {})
-        return GSLoRAConfig(), corrected_training(setting)
+            return released(cls.Config, setting, cls.released_choices)
+        return cls.Config(), corrected_training(setting)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Freeze what is there and attach fresh adapters for ``task``."""
@@ -226,13 +212,12 @@ def logit_spread(problem: Problem, task: Task) -> float:
     return float(torch.cat(spreads).mean())
 
 
-CORRECTED_EPOCHS = {"ratio": 10, "shots": 40, "missing": 10}
-
-
 def corrected_training(setting: str) -> Training:
     """Return the corrected recipe's loop; settings differ in the number of epochs only.
 
     Four images a class make short epochs, so there are more of them. Settled, with the constants of
     the configurations, on the population "mini-faces-tuning".
     """
-    return Training(epochs=CORRECTED_EPOCHS[setting], lr=2e-2, weight_decay=0.0, augment=True, dropout=False)
+    recipes.setting(setting)  # refuses one that does not exist
+    epochs = 40 if setting.endswith("shots") else 10
+    return Training(epochs=epochs, lr=2e-2, weight_decay=0.0, augment=True, dropout=False)

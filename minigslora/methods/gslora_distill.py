@@ -22,12 +22,7 @@ from torch import Tensor
 
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Role, Task, Terms, Training
 from minigslora.lora import bypassed
-from minigslora.methods.gslora import (
-    GSLoRA,
-    GSLoRAConfig,
-    check_setting,
-    corrected_training,
-)
+from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected_training
 from minigslora.prototypes import prototype_distance
 from minigslora.streams import Streams
 
@@ -54,6 +49,7 @@ class GSLoRADistill(GSLoRA):
     """GS-LoRA with a masked teacher in place of cross-entropy on retained images."""
 
     name: ClassVar[str] = "gslora-distill"
+    Config: ClassVar[type[Any]] = GSLoRADistillConfig
     config: GSLoRADistillConfig
 
     def __init__(self, config: GSLoRADistillConfig, training: Training) -> None:
@@ -64,8 +60,7 @@ class GSLoRADistill(GSLoRA):
     @classmethod
     def presets(cls, recipe: str, setting: str) -> tuple[GSLoRADistillConfig, Training]:
         """Return the one configuration there is; the released code has no such method."""
-        check_setting(setting)
-        return GSLoRADistillConfig(), corrected_training(setting)
+        return cls.Config(), corrected_training(setting)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Mark the classes forgotten so far, then attach fresh adapters."""

@@ -9,6 +9,7 @@ edited model, in embedding space, and leaves the pull out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,14 +18,7 @@ from torch import Tensor
 
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Space, Task, Terms, Training
 from minigslora.lora import bypassed
-from minigslora.methods.gslora import (
-    GSLoRA,
-    GSLoRAConfig,
-    check_setting,
-    corrected_training,
-    of_task,
-    released,
-)
+from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, of_task
 from minigslora.prototypes import (
     Distance,
     class_means,
@@ -59,38 +53,22 @@ class GSLoRAPlusPlusConfig(GSLoRAConfig):
     prototypes: Literal["original", "edited"] = "original"
 
 
-RELEASED_PUSH: dict[str, dict[str, Any]] = {
-    "ratio": {"push": (0.01,), "push_bound": 18.0},
-    "shots": {"push": (0.015, 0.06, 0.025, 0.012), "push_bound": 50.0},
-    "missing": {"push": (0.0003,), "push_bound": 18.0},
-}
-RELEASED_PROTOTYPES: dict[str, Any] = {
-    "pull": 0.0,
-    "space": "embedding",
-    "temperature": 1.0,
-    "prototypes": "edited",
-}
-
-
 class GSLoRAPlusPlus(GSLoRA):
     """GS-LoRA++ (arXiv 2501.09705)."""
 
     name: ClassVar[str] = "gslora++"
+    Config: ClassVar[type[Any]] = GSLoRAPlusPlusConfig
+    released_choices: ClassVar[Mapping[str, Any]] = {
+        "space": "embedding",
+        "temperature": 1.0,
+        "prototypes": "edited",
+    }
     config: GSLoRAPlusPlusConfig
 
     def __init__(self, config: GSLoRAPlusPlusConfig, training: Training) -> None:
         super().__init__(config, training)
         self.temperature = config.temperature
         self.prototypes: Tensor = torch.empty(0)
-
-    @classmethod
-    def presets(cls, recipe: str, setting: str) -> tuple[GSLoRAPlusPlusConfig, Training]:
-        """Return configuration and training of a recipe and a setting."""
-        check_setting(setting)
-        if recipe == "released":
-            extra = {**RELEASED_PROTOTYPES, **RELEASED_PUSH[setting]}
-            return released(GSLoRAPlusPlusConfig, setting, extra)
-        return GSLoRAPlusPlusConfig(), corrected_training(setting)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Take the prototypes, then attach fresh adapters."""
