@@ -1,6 +1,6 @@
 """Speed and memory of one training step, as ratios within one run.
 
-    python benchmarks/step.py [--device cpu] [--repeats 15] [--lora-variants] [--json step.json]
+    python benchmarks/step.py [--device cpu] [--repeats 15] [--json step.json]
 
 Steps are timed in turn, one round after another, so that a busy machine slows all of them alike; a
 ratio is the median of the rounds' ratios. Four steps on the same images:
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import copy
 import itertools
 import json
 import math
@@ -46,7 +45,7 @@ from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.device import fast_bf16
 from minigslora.errors import ModelError
 from minigslora.files import write_json
-from minigslora.forgetting import EpochOrder, make_optimizer
+from minigslora.forgetting import EpochOrder, make_optimizer, train_step
 from minigslora.methods import create
 from minigslora.methods.gslora import logit_spread
 from minigslora.methods.gslora_pp import class_prototypes
@@ -120,14 +119,12 @@ def build_problem(args: argparse.Namespace, precision: str | None = None) -> tup
     return problem, task
 
 
-def ours(args: argparse.Namespace, augment: bool = False, prepare: Callable[..., None] | None = None) -> Step:
-    """Return GS-LoRA++'s step (corrected recipe); ``prepare`` may alter the model with its adapters."""
+def ours(args: argparse.Namespace, augment: bool = False) -> Step:
+    """Return GS-LoRA++'s step (corrected recipe)."""
     problem, task = build_problem(args)
     method = create("gslora++", batch_retain=args.batch, batch_forget=args.batch, augment=augment)
     streams = Streams(0, task.name)
     groups = method.begin(problem, task, streams)
-    if prepare is not None:
-        prepare(problem)
     optimizer = make_optimizer(groups, method.training)
     order = EpochOrder(task, method.training, streams, problem.device)
     moves = streams("augment", device=problem.device) if augment else None
@@ -139,14 +136,8 @@ def ours(args: argparse.Namespace, augment: bool = False, prepare: Callable[...,
 
     def step() -> None:
         number = next(numbers) % order.steps
-        batch = problem.batch({r: rows[r][number] for r in method.wants(progress)}, moves)
-        with problem.autocast():
-            found = method.step(problem, batch, progress)
-        optimizer.zero_grad(set_to_none=True)
-        found["loss"].backward()
-        optimizer.step()
-        method.after_step(method.training.lr_min, progress)
-        taken.append({name: value.detach() for name, value in found.items()})
+        wanted = {r: rows[r][number] for r in method.wants(progress)}
+        taken.append(train_step(problem, method, optimizer, wanted, progress, moves))
 
     return step
 
@@ -177,7 +168,10 @@ def naive(args: argparse.Namespace) -> Step:
     problem, task = build_problem(args, "fp32")
     config: Any = create("gslora++").config
     prototypes, spread = class_prototypes(problem, task, "logits"), logit_spread(problem, task)
-    temperature, bound = spread * config.temperature, math.log(CLASSES) + spread * config.bound
+    temperature = spread * config.temperature
+    bound = math.log(CLASSES) + problem.margin + spread * config.bound
+    kept_prototypes = prototypes.clone()
+    kept_prototypes[:, list(task.forget)] = -1e4
     names = lora.find_linears(problem.model, "ffn")
     peft = LoraConfig(r=config.rank, lora_alpha=1, target_modules=names)
     problem.model.requires_grad_(False)
@@ -189,19 +183,23 @@ def naive(args: argparse.Namespace) -> Step:
     gone = torch.tensor(task.forget_images[: args.batch], device=problem.device)
     logged: list[float] = []
 
-    def kl(logits: Tensor, labels: Tensor) -> Tensor:
-        p = F.softmax(prototypes[labels] / temperature, dim=1)
-        q = F.softmax(logits / temperature, dim=1)
-        return (p * (p.log() - q.log())).sum(dim=1)
+    def kl(prototypes: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        log_p = F.log_softmax(prototypes[labels] / temperature, dim=1)
+        log_q = F.log_softmax(logits / temperature, dim=1)
+        return (log_p.exp() * (log_p - log_q)).sum(dim=1)
+
+    def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
+        handicap = problem.margin * F.one_hot(labels, CLASSES)
+        return F.cross_entropy(logits - handicap, labels, reduction="none")
 
     def step() -> None:
         logits_r = model(data.images[kept].float() / 255)
         logits_f = model(data.images[gone].float() / 255)
         labels_r, labels_f = data.labels[kept], data.labels[gone]
-        loss_r = F.cross_entropy(logits_r, labels_r)
-        loss_f = (bound - F.cross_entropy(logits_f, labels_f, reduction="none")).relu().mean()
-        push = (config.push_bound - kl(logits_f, labels_f)).relu().mean()
-        pull = kl(logits_r, labels_r).mean()
+        loss_r = cross_entropies(logits_r, labels_r).mean()
+        loss_f = (bound - cross_entropies(logits_f, labels_f)).relu().mean()
+        push = (config.push_bound - kl(prototypes, logits_f, labels_f)).relu().mean()
+        pull = kl(kept_prototypes, logits_r, labels_r).mean()
         sparsity = torch.zeros((), device=problem.device)
         for block in blocks:
             square = torch.zeros((), device=problem.device)
@@ -223,190 +221,6 @@ def make(name: str, args: argparse.Namespace) -> Step:
     if name == "augmented":
         return ours(args, augment=True)
     return {"ours": ours, "floor": floor, "naive": naive}[name](args)
-
-
-# --- other ways to compute a layer with adapters -----------------------------------------------------
-
-
-def cast_once(x: Tensor) -> Tensor:
-    """Return x in autocast's type where it is on: else each product would cast it again."""
-    kind = x.device.type
-    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
-
-
-class CastOnce(lora.LoRALinear):
-    """Equation (2.1) with x cast once, and s on the rank-r side: B(s·(A x))."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return y of shape (..., out_features)."""
-        x = cast_once(x)
-        y: Tensor = self.base(x)
-        for a in self.adapters.values():
-            y = y + F.linear(a.scale * F.linear(x, a.A), a.B)
-        return y
-
-
-class FusedSum(lora.LoRALinear):
-    """As :class:`CastOnce`, with the sum inside B's product."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return y of shape (..., out_features)."""
-        x = cast_once(x)
-        y: Tensor = self.base(x)
-        rows = y.flatten(0, -2)
-        for a in self.adapters.values():
-            rows = torch.addmm(rows, F.linear(x, a.A).flatten(0, -2), a.B.T, alpha=a.scale)
-        return rows.view(y.shape)
-
-
-class Concatenated(lora.LoRALinear):
-    """As :class:`CastOnce`, with all adapters' ranks side by side: two products whatever their number."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return y of shape (..., out_features)."""
-        x = cast_once(x)
-        y: Tensor = self.base(x)
-        stack = list(self.adapters.values())
-        wide_a = torch.cat([a.scale * a.A for a in stack])
-        wide_b = torch.cat([a.B for a in stack], dim=1)
-        return y + F.linear(F.linear(x, wide_a), wide_b)
-
-
-class DenseProduct(torch.autograd.Function):
-    """y = x (W + s·B·A)ᵀ + b; A's and B's gradients go through the rank-r bottleneck, never a dense dW."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, a, b, scale):
-        """Compute in autocast's type where it is on."""
-        kind = x.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-        with torch.autocast(kind, enabled=False):
-            dense = torch.addmm(weight, b, a, alpha=scale).to(dtype)
-            x = x.to(dtype)
-            ctx.save_for_backward(x, dense, a, b)
-            ctx.scale = scale
-            return F.linear(x, dense, bias.to(dtype))
-
-    @staticmethod
-    def backward(ctx, grad):
-        """Return the gradients of x, A and B."""
-        x, dense, a, b = ctx.saved_tensors
-        grad_x = grad @ dense if ctx.needs_input_grad[0] else None
-        rows_x, rows_y = x.flatten(0, -2), grad.flatten(0, -2)
-        grad_b = (ctx.scale * (rows_x @ a.to(x.dtype).T)).T @ rows_y
-        grad_a = (ctx.scale * (rows_y @ b.to(x.dtype))).T @ rows_x
-        return grad_x, None, None, grad_a.to(a.dtype), grad_b.T.to(b.dtype), None
-
-
-class OneProduct(lora.LoRALinear):
-    """Equation (2.1) as one product with W + Σ s·B·A."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return y of shape (..., out_features)."""
-        *frozen, last = self.adapters.values()
-        weight = self.base.weight
-        for a in frozen:
-            weight = weight + a.delta()
-        y: Tensor = DenseProduct.apply(x, weight, self.base.bias, last.A, last.B, last.scale)
-        return y
-
-
-def as_variant(kind: type[lora.LoRALinear]) -> Callable[[Classification], None]:
-    """Return a function that gives every wrapped layer another forward."""
-
-    def prepare(problem: Classification) -> None:
-        for layer in lora.wrapped(problem.model).values():
-            layer.__class__ = kind
-
-    return prepare
-
-
-def half_frozen(problem: Classification, wrapped: bool = True) -> None:
-    """Hold the frozen weights of linear and convolution layers in bf16, where training is in bf16."""
-    if not half_precision(problem.precision, problem.device):
-        return
-    bases = {layer.base for layer in lora.wrapped(problem.model).values()}
-    for module in problem.model.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d) and (wrapped or module not in bases):
-            module.to(torch.bfloat16)
-
-
-def fused_attention(problem: Classification) -> None:
-    """Use timm's fused attention whatever the device and precision."""
-    for module in problem.model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = True
-
-
-def with_half(kind: type[lora.LoRALinear], wrapped: bool = True) -> Callable[[Classification], None]:
-    """Return a variant whose frozen weights are held in bf16 as well."""
-
-    def prepare(problem: Classification) -> None:
-        as_variant(kind)(problem)
-        half_frozen(problem, wrapped)
-
-    return prepare
-
-
-def stacked(count: int, then: Callable[[Classification], None]) -> Callable[[Classification], None]:
-    """Return ``then`` after ``count`` frozen adapters of earlier tasks were put beneath the live one."""
-
-    def prepare(problem: Classification) -> None:
-        for layer in lora.wrapped(problem.model).values():
-            live = dict(layer.adapters)
-            layer.adapters = nn.ModuleDict()
-            for k in range(count):
-                old = copy.deepcopy(live["task1"])
-                nn.init.normal_(old.B, std=1e-3)
-                layer.adapters[f"old{k}"] = old.requires_grad_(False)
-            layer.adapters["task1"] = live["task1"]
-        then(problem)
-
-    return prepare
-
-
-KINDS: dict[str, type[lora.LoRALinear]] = {
-    "plain": lora.LoRALinear,
-    "cast once": CastOnce,
-    "fused sum": FusedSum,
-    "concatenated": Concatenated,
-    "one product": OneProduct,
-}
-SHARES = (0.001, 0.01, 0.1)
-"""‖s·B·A‖ / ‖W‖ at which the update's error is measured."""
-
-VARIANTS: dict[str, Callable[[Classification], None]] = {
-    **{name: as_variant(kind) for name, kind in KINDS.items()},
-    "cast once, bf16 frozen": with_half(CastOnce),
-    "one product, bf16 others": with_half(OneProduct, wrapped=False),
-    "plain, fused attention": fused_attention,
-}
-
-
-def update_error(kind: type[lora.LoRALinear], share: float) -> float:
-    """Return the relative error of the adapter's contribution to y under bf16 autocast.
-
-    A layer of the mini model's size; the question is how well a small update survives beside a large
-    weight. Outputs are averaged over many inputs of one direction with little noise, so that what is
-    left is the systematic error, and not the rounding of each single output.
-
-    Args:
-        kind: the variant.
-        share: ‖s·B·A‖ / ‖W‖.
-    """
-    torch.manual_seed(0)
-    layer = lora.LoRALinear(nn.Linear(128, 256)).requires_grad_(False)
-    adapter = layer.add("task1", 8).requires_grad_(False)
-    nn.init.normal_(adapter.B)
-    adapter.B *= share * layer.base.weight.norm() / adapter.delta().norm()
-    layer.__class__ = kind
-    x = (torch.randn(16, 1, 128) + 0.2 * torch.randn(16, 2000, 128)).bfloat16().float()
-    exact = (x.double() @ adapter.delta().double().T).mean(dim=1)
-    with torch.autocast("cpu", torch.bfloat16):
-        found = layer(x).double().mean(dim=1)
-        layer.bypass = True
-        plain = lora.LoRALinear.forward(layer, x).double().mean(dim=1)
-    return float((found - plain - exact).norm() / exact.norm())
 
 
 # --- measuring -------------------------------------------------------------------------------------
@@ -511,22 +325,6 @@ def measure_steps(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, An
     return found
 
 
-def measure_variants(args: argparse.Namespace) -> dict[str, Any]:
-    """Time the whole step with each variant, with one adapter and on top of three frozen ones."""
-    found: dict[str, Any] = {}
-    for below in (0, 3):
-        steps = {name: ours(args, prepare=stacked(below, then)) for name, then in VARIANTS.items()}
-        times = in_turn(steps, args)
-        rows = summary(times)
-        for name, row in rows.items():
-            row["relative"] = ratio(times[name], times["plain"])
-        found[f"{below + 1} adapter{'s' if below else ''}"] = rows
-    found["error"] = {
-        name: {f"{share:.1%}": update_error(kind, share) for share in SHARES} for name, kind in KINDS.items()
-    }
-    return found
-
-
 def show(found: dict[str, Any]) -> None:
     """Print the tables."""
     for key, value in found["setting"].items():
@@ -539,15 +337,6 @@ def show(found: dict[str, Any]) -> None:
         print()
         for name, value in found["ratios"].items():
             print(f"{name:18}{value:6.2f}  {'aim ' + AIMS[name] if name in AIMS else ''}")
-    for title, rows in found.get("variants", {}).items():
-        if title == "error":
-            print("\nsystematic error of the update s·B·A x in bf16, by ‖s·B·A‖ / ‖W‖")
-            for name, values in rows.items():
-                print(f"{name:25}" + "".join(f"{share:>8} {value:6.3f}" for share, value in values.items()))
-            continue
-        print(f"\nour step, {title:14}{'median ms':>11}{'minimum ms':>12}{'relative':>10}")
-        for name, row in rows.items():
-            print(f"{name:25}{row['median_ms']:11.1f}{row['min_ms']:12.1f}{row['relative']:10.3f}")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -567,7 +356,6 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--clock", default="wall", choices=["wall", "processor"], help="processor: on a machine in use"
     )
-    parser.add_argument("--lora-variants", action="store_true", help="other ways to compute the adapters")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--only", choices=STEPS, help=argparse.SUPPRESS)  # memory, in a process of its own
@@ -595,10 +383,7 @@ def main(argv: Sequence[str]) -> None:
             "versions": shown,
         }
     }
-    if args.lora_variants:
-        found["variants"] = measure_variants(args)
-    else:
-        found |= measure_steps(args, argv)
+    found |= measure_steps(args, argv)
     show(found)
     if args.json:
         write_json(args.json, found)

@@ -5,7 +5,9 @@ What takes long to import is imported by the command that needs it, so that help
 
 from __future__ import annotations
 
+import datetime
 import hashlib
+import inspect
 import json
 import sys
 from collections.abc import Sequence
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from minigslora.errors import ConfigError, MiniGSLoRAError
+from minigslora.errors import ConfigError, DataError, MiniGSLoRAError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -103,11 +105,12 @@ def forget(
     without the pre-trained weights or adapters. A stopped run goes on when started again.
     """
     from minigslora import report
+    from minigslora.erasure import finalized_file
     from minigslora.files import require_writable, sha256
     from minigslora.forgetting import RunFolder
     from minigslora.runs import runs_root
 
-    settings = parse_pairs(change or [])
+    settings = method_settings(change or [])
     network, images = _own_model(model, weights, data, image_size, _triple("mean", mean), _triple("std", std))
     requests = [split_classes(images, text) for text in classes]
     asked = {
@@ -122,8 +125,8 @@ def forget(
         "changed": settings,
     }
     folder = out or runs_root() / "forget" / _run_id(images.name, asked)
+    erased = finalized_file(finalize or folder / "erased.safetensors")
     RunFolder(folder, asked)  # refuses a folder of another run, and one that cannot be written
-    erased = finalize or folder / "erased.safetensors"
     require_writable(erased.parent)
     erasure, before = _erase(
         network,
@@ -177,6 +180,25 @@ def pretrain(
     typer.echo(f"{'sha256':16} {record['sha256']}\n{'checkpoint':16} {target}")
 
 
+@app.command("import")
+def import_(
+    weights: Annotated[Path, typer.Argument(help="A released Face Transformer: a state dict, .pth or .pt.")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write, FILE.safetensors.")],
+    lora: Annotated[
+        str, typer.Option(help="ignore: already merged (saved after training); fold: add it to the weights.")
+    ] = "ignore",
+    head: Annotated[str, typer.Option(help="cosface or arcface.")] = "cosface",
+    image_size: Annotated[int, typer.Option(help="Input size in pixels.")] = 112,
+) -> None:
+    """Convert a released Face Transformer checkpoint into one of ours."""
+    from minigslora.models.official import import_official
+
+    choices: dict[str, Any] = {"lora": lora, "head": head, "image_size": image_size}
+    card = import_official(weights, out, **choices)
+    typer.echo("\n".join(f"{key:12} {value}" for key, value in card.architecture.items()))
+    typer.echo(f"{'checkpoint':12} {out}")
+
+
 @app.command()
 def run(
     notebook: Annotated[str, typer.Argument(help="A number (4), a name (04_…) or a path.")],
@@ -193,6 +215,72 @@ def run(
     if profile is not None:
         values["profile"] = profile
     typer.echo(run_notebook(notebook, values, out, _watched()))
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(help="table2, table3 or table5.")],
+    profile: Annotated[str, typer.Option(help="smoke, cpu, gpu or paper.")] = "cpu",
+    methods: Annotated[str, typer.Option(help="Names, a,b,c; name:released for one recipe only.")] = "",
+    recipes: Annotated[str, typer.Option(help="Of methods named without one.")] = "corrected,released",
+    scenarios: Annotated[str, typer.Option(help="Some of the table's, a,b,c; all by default.")] = "",
+    seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 1,
+    jobs: Annotated[
+        Optional[int], typer.Option(help="Runs at a time; one per GPU, or 1, by default.")
+    ] = None,
+    data: Annotated[str, typer.Option(help="Data set; the profile's by default.")] = "",
+    weights: Annotated[str, typer.Option(help="Pre-trained model; the shipped one by default.")] = "",
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    address: Annotated[Optional[str], typer.Option(help="Of a Ray cluster.")] = None,
+    change: Annotated[
+        Optional[list[str]], typer.Option("--set", help="KEY=VALUE, or METHOD/KEY=VALUE; repeatable.")
+    ] = None,
+) -> None:
+    """Run a published table: ours beside the published numbers, as CSV and one HTML page.
+
+    Every run is a papermill run of the benchmark's notebook in a process of its own. A grid that was
+    stopped goes on when the same command is given again; what has finished is not run again.
+    """
+    from minigslora.reproduction import engines, page
+    from minigslora.reproduction.benchmark import contenders
+    from minigslora.reproduction.grid import Grid, run_grid
+
+    grid = Grid(
+        table,
+        profile,
+        contenders(split_list(methods), split_list(recipes)),
+        seeds,
+        data,
+        weights,
+        tuple(split_list(scenarios)),
+        by_method(parse_pairs(change or [])),
+    )
+    grid.jobs()  # refuses what cannot be run before an engine is started
+    outcomes = run_grid(grid, engines.make(engine, jobs, address), watch=True)
+    failed = [outcome for outcome in outcomes if outcome.error]
+    for outcome in failed:
+        typer.echo(f"failed: {outcome.job.label}: {outcome.error}", err=True)
+    typer.echo(f"{len(outcomes) - len(failed)} of {len(outcomes)} runs have finished")
+    typer.echo(f"report: {page.write(grid.folder)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folders: Annotated[
+        Optional[list[Path]], typer.Argument(help="Folders of grids; all below runs/reproduce by default.")
+    ] = None,
+) -> None:
+    """Collect the results of grids, finished or not, into CSV files and an HTML page each."""
+    from minigslora.reproduction import page
+    from minigslora.runs import runs_root
+
+    found = folders or sorted(path.parent for path in (runs_root() / "reproduce").glob("*/grid.json"))
+    if not found:
+        raise ConfigError(f"no grid below {runs_root() / 'reproduce'}; run 'minigslora reproduce' first")
+    for folder in found:
+        typer.echo(page.write(folder))
 
 
 @app.command()
@@ -224,9 +312,42 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
         if key in found:
             raise ConfigError(f"{key} is given twice; give it once")
         try:
-            found[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError):  # the latter for a date such as 2024-13-01
             raise ConfigError(f"{pair!r}: the value is neither a number, text nor a [list]") from None
+        found[key] = text if isinstance(value, datetime.date) else value
+    return found
+
+
+def method_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return the KEY=VALUE pairs of --set.
+
+    Raises:
+        ConfigError: for what :func:`parse_pairs` refuses, or a key that is an option of its own.
+    """
+    from minigslora.erasure import forget as erase
+
+    found = parse_pairs(pairs)
+    own = set(inspect.signature(erase).parameters) - {"settings", "precision"}
+    if taken := sorted(own & found.keys()):
+        raise ConfigError(
+            f"--set {taken[0]}: that is no setting of the method or its training; give it as an option "
+            "(minigslora forget --help lists them)"
+        )
+    return found
+
+
+def split_list(text: str) -> list[str]:
+    """Return the parts of "a,b,c"."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def by_method(pairs: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings by the method they are for: "" for all, else what stands before the "/"."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in pairs.items():
+        method, _, name = key.rpartition("/")
+        found.setdefault(method, {})[name] = value
     return found
 
 
@@ -267,8 +388,14 @@ def _own_model(
     if name is None:
         if given := [k for k, v in (("image-size", image_size), ("mean", mean), ("std", std)) if v]:
             raise ConfigError(f"--{given[0]} goes with --model NAME; {weights.name} brings its own")
-        model, _ = checkpoint.load(weights)
-        return model, _load_data(data_name, input_size(model))
+        model, card = checkpoint.load(weights)
+        data = _load_data(data_name, input_size(model))
+        if card.classes and card.classes != data.classes:
+            raise DataError(
+                f"{weights.name} is for the classes {_some(card.classes)}, but {data.name} has "
+                f"{_some(data.classes)}; give images of the model's own classes, in folders of their names"
+            )
+        return model, data
     checkpoint.check_timm_name(name)
     tensors, _ = load_tensors(weights)
     own = timm.get_pretrained_cfg(name)
@@ -282,13 +409,19 @@ def _own_model(
     return model, data
 
 
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f", … ({len(names)} in all)" if len(names) > 5 else "")
+
+
 def _load_data(name: str, size: int | None) -> DataSet:
     from minigslora.datasets import registry
 
     return registry.load(name, size, _watched())
 
 
-def _erase(model: nn.Module, data: DataSet, requests: list[list[str]], **options: Any) -> tuple[Erasure, Any]:
+def _erase(
+    model: nn.Module, data: DataSet, requests: list[list[str]], /, **options: Any
+) -> tuple[Erasure, Any]:
     """Return the erasure, and the class the model predicted for each test image before it."""
     import copy
 

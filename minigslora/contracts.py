@@ -121,6 +121,11 @@ class Problem(Protocol):
     num_classes: int
     device: torch.device
 
+    @property
+    def margin(self) -> float:
+        """The most that the head's training margin adds to a cross-entropy, in nats; 0 without one."""
+        ...
+
     def begin(self, task: Task) -> None:
         """Learn which classes the coming batches keep and forget."""
 
@@ -209,12 +214,14 @@ class Method(Protocol):
 
     Attributes:
         name: what the method is called in tables and commands.
+        published: what the published tables call it; "" where they do not have it.
         revocable: whether :func:`minigslora.lora.revoke` can undo one of its tasks.
         config: its configuration.
         training: how the loop trains it.
     """
 
     name: ClassVar[str]
+    published: ClassVar[str] = ""
     revocable: ClassVar[bool] = False
     config: Any
     training: Training

@@ -116,7 +116,10 @@ def check_shipped(what: str, path: Path) -> Finding:
         return Finding(what, False, f"missing at {path}; clone the repository again")
     if not record.is_file():
         return Finding(what, False, f"{path} has no record {record.name} beside it to check it against")
-    expected, got = read_json(record).get("sha256"), sha256(path)
+    try:
+        expected, got = read_json(record)["sha256"], sha256(path)
+    except (ValueError, KeyError, TypeError):
+        return Finding(what, False, f"{record} is damaged; clone the repository again")
     if got != expected:
         return Finding(what, False, f"{path} is damaged: sha256 {got[:12]}…, expected {str(expected)[:12]}…")
     return Finding(what, True, f"{path}, sha256 {got[:12]}…")

@@ -8,7 +8,8 @@ erasure.finalize("erased.safetensors")
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,21 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from minigslora import lora
+from minigslora.config import parse_value
 from minigslora.contracts import Method, Task, TaskReport
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet
 from minigslora.datasets.splits import Plan, Setting, check_requests, plan_requests
 from minigslora.device import Precision
-from minigslora.errors import MiniGSLoRAError, ModelError
+from minigslora.errors import DataError, MiniGSLoRAError, ModelError
 from minigslora.files import save_tensors
 from minigslora.forgetting import forget_sequence
 from minigslora.methods import create
 from minigslora.models.heads import CosineHead
 from minigslora.problems.classification import Classification
+
+_REQUESTS = "_classes_by_request"
+"""A model's attribute: the classes of each request that :func:`forget` began on it."""
 
 
 @dataclass
@@ -59,7 +64,7 @@ class Erasure:
             named = [self.problem.data.classes[c] for c in report.forget]
             row = {k: v for k, v in report.row().items() if not k.startswith("norm/")}
             rows.append({"task": row.pop("task"), "forgot": ", ".join(named), **row})
-        return pd.DataFrame(rows).set_index("task")
+        return pd.DataFrame(rows or {"task": [], "forgot": []}).set_index("task")
 
     def revoke(self, task: str | None = None) -> None:
         """Take back a request, the last one by default; see :func:`minigslora.lora.revoke`.
@@ -69,11 +74,12 @@ class Erasure:
         """
         if not self.method.revocable:
             raise ModelError(f"{self.method.name} changes the weights themselves; nothing to revoke")
-        names = lora.adapter_names(self.model)
-        if task is None and not names:
+        attached = lora.adapter_names(self.model)
+        own = [report.task for report in self.reports if report.task in attached]
+        if task is None and not own:
             raise ModelError("no request is left to revoke")
-        lora.revoke(self.model, task or names[-1])
-        self.reports = [r for r in self.reports if r.task != (task or names[-1])]
+        lora.revoke(self.model, task or own[-1])
+        self.reports = [r for r in self.reports if r.task != (task or own[-1])]
 
     def finalize(self, path: str | Path) -> Path:
         """Write the erased model as one plain safetensors file, without base or adapters.
@@ -81,11 +87,17 @@ class Erasure:
         The keys are the pre-trained model's own, so that plain timm loads it strictly. Whoever has
         only this file cannot take the erasure back; whoever has the live model can.
         """
-        target = Path(path)
-        if target.suffix != ".safetensors":
-            raise ModelError(f"{target} should end in .safetensors, the format it is written in")
+        target = finalized_file(path)
         save_tensors(target, lora.fold(self.model).state_dict(), {"format": "pt"})
         return target
+
+
+def finalized_file(path: str | Path) -> Path:
+    """Return where an erased model is written; raise a :class:`ModelError` for another format."""
+    target = Path(path)
+    if target.suffix != ".safetensors":
+        raise ModelError(f"{target} should end in .safetensors, the format it is written in")
+    return target
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -126,6 +138,9 @@ def forget(
 ) -> Erasure:
     """Erase classes from a pre-trained classifier and keep the rest.
 
+    Called again with the same model it serves the next request: the adapters of earlier ones stay,
+    and their classes stay forgotten.
+
     Args:
         model: any timm vision transformer, or a Face Transformer; edited in place by adapters
             beside its weights, which are never written.
@@ -146,30 +161,89 @@ def forget(
     Raises:
         MiniGSLoRAError: one of its kinds, for anything that cannot be done as asked.
     """
+    parse_value("precision", precision, Precision)
     mean, std = normalisation(model)
     if not isinstance(data, DataSet):
         size = None if str(data) in registry.RENDERED else input_size(model)
         data = registry.load(data, size, watch)
-    requests = as_requests(data, classes)
+    _check_size(model, data)
+    requests, earlier = as_requests(data, classes), earlier_requests(model)
     setting = Setting(requests=tuple(map(len, requests)), ratio=ratio, shots=shots)
     way = create(method, recipe, setting.kind, **settings)
     problem = Classification(model, data, mean, std, device, precision)
-    plan = plan_requests(data, requests, setting, seed)
+    old = [c for request in earlier.values() for c in request]
+    start = max((int(name.removeprefix("task")) for name in earlier), default=0)
+    plan = plan_requests(data, requests, setting, seed, old=old, start=start)
+    for name in lora.adapter_names(model):
+        if name not in earlier:
+            lora.revoke(model, name)
+    # On the model itself, so that it goes where the adapters go.
+    object.__setattr__(model, _REQUESTS, {**earlier, **{task.name: task.forget for task in plan.tasks}})
     reports = forget_sequence(problem, way, plan, seed, Path(out) if out is not None else None, watch)
     return Erasure(problem, way, plan, reports)
+
+
+def earlier_requests(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the classes of each finished request whose adapter a model carries, by the task's name.
+
+    A request that was stopped halfway, its adapter still trainable, is not among them.
+
+    Raises:
+        ModelError: for an adapter that :func:`forget` did not attach.
+    """
+    known: dict[str, tuple[int, ...]] = getattr(model, _REQUESTS, {})
+    found = {}
+    for name in lora.adapter_names(model):
+        if name not in known:
+            raise ModelError(
+                f"the model carries the adapter {name!r}, but which classes it forgot is not known, since "
+                "forget() did not attach it; take all adapters off with minigslora.lora.remove(model), or "
+                "load the pre-trained model anew"
+            )
+        matrices = [p for _, adapter in lora.adapters(model, name) for p in adapter.parameters()]
+        if not any(p.requires_grad for p in matrices):
+            found[name] = known[name]
+    return found
+
+
+def _check_size(model: nn.Module, data: DataSet) -> None:
+    strict = getattr(getattr(model, "patch_embed", None), "strict_img_size", False)
+    if strict and len(data.train) and data.image_size != input_size(model):
+        raise DataError(
+            f"the images of {data.name} have {data.image_size} pixels a side, but the model reads "
+            f"{input_size(model)}; load them at that size, or build the model with "
+            f"img_size={data.image_size}"
+        )
 
 
 def as_requests(
     data: DataSet, classes: Sequence[str | int] | Sequence[Sequence[str | int]]
 ) -> list[list[int]]:
-    """Return requests as lists of class ids, checked."""
-    if isinstance(classes, str):
-        classes = [classes]
-    nested = [c for c in classes if not isinstance(c, str | int)]
-    groups: list[Any] = list(classes) if len(nested) == len(classes) else [classes]
+    """Return requests as lists of class ids, checked; arrays and tensors count as lists."""
+    given = _plain(classes)
+    if not isinstance(given, list):
+        given = [given]
+    nested = [group for group in given if isinstance(group, list)]
+    groups = given if len(nested) == len(given) else [given]
     requests = [data.class_ids(group) for group in groups]
     check_requests(data, requests)
     return requests
+
+
+def _plain(value: Any) -> Any:
+    """Return names and ids as Python's own, alone or in lists."""
+    if isinstance(value, str):
+        return str(value)
+    if callable(tolist := getattr(value, "tolist", None)):  # NumPy's and torch's, of any dimension
+        return tolist()
+    if isinstance(value, Iterable):
+        return [_plain(v) for v in value]
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise DataError(
+            f"{value!r} names no class; give names or whole numbers: one request, or a list of requests"
+        ) from None
 
 
 __all__ = ["Erasure", "MiniGSLoRAError", "Task", "forget"]

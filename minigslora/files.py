@@ -95,9 +95,9 @@ def read_json(path: Path) -> Any:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors, with ``notes`` as JSON strings in the header."""
+    """Write tensors as safetensors, with ``notes`` in the header: text as it is, the rest as JSON."""
     plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    header = {key: json.dumps(value) for key, value in notes.items()}
+    header = {key: _header_text(value) for key, value in notes.items()}
     with written_whole(path) as temporary:
         save_file(plain, temporary, metadata=header)
 
@@ -121,6 +121,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         except SafetensorError as problem:
             raise ModelError(f"{path} is not a readable safetensors file: {problem}") from problem
     return _load_pickle(path), {}
+
+
+def _header_text(value: Any) -> str:
+    # Other libraries look for the plain text "pt"; text that reads as JSON would come back as another value.
+    plain = isinstance(value, str) and _json_or_text(value) == value
+    return value if plain else json.dumps(value)
 
 
 def _json_or_text(value: str) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,9 @@ from minigslora.contracts import (
     Training,
 )
 from minigslora.datasets.splits import Plan
-from minigslora.errors import DataError, OutputError, TrainingDiverged
+from minigslora.errors import ConfigError, DataError, OutputError, TrainingDiverged
 from minigslora.files import load_tensors, read_json, save_tensors, write_json
+from minigslora.lora import adapter_names, bypassed, revoke
 from minigslora.metrics import with_h
 from minigslora.streams import Streams
 
@@ -50,6 +51,26 @@ def learning_rate(epoch: int, training: Training) -> float:
     done = (epoch - training.warmup_epochs) / span
     low = min(training.lr_min, training.lr)
     return low + (training.lr - low) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+LEAST: Mapping[str, int] = {
+    "epochs": 0,
+    "batch_retain": 1,
+    "batch_forget": 1,
+    "lr": 0,
+    "lr_min": 0,
+    "weight_decay": 0,
+    "warmup_epochs": 0,
+    "clip": 0,
+}
+"""The smallest value of each number of :class:`~minigslora.contracts.Training`."""
+
+
+def check_training(training: Training) -> None:
+    """Raise a :class:`ConfigError` for a number that the loop cannot use."""
+    for key, least in LEAST.items():
+        if (value := getattr(training, key)) < least:
+            raise ConfigError(f"{key} = {value}; expected {least} or more")
 
 
 class EpochOrder:
@@ -116,9 +137,11 @@ def train_task(
         The mean of each loss term over the last epoch.
 
     Raises:
+        ConfigError: for a number of the method's training that cannot be.
         TrainingDiverged: where a term is not finite; the trained parameters are then those of the
             last good epoch.
     """
+    check_training(method.training)
     torch.manual_seed(streams("global").initial_seed())  # dropout
     problem.begin(task)
     groups = method.begin(problem, task, streams)
@@ -127,6 +150,40 @@ def train_task(
         terms = _train(problem, method, task, groups, streams, watch, on_epoch)
     method.end(problem, task)
     return terms
+
+
+def train_step(
+    problem: Problem,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    wanted: Mapping[Role, Tensor],
+    progress: Progress,
+    moves: torch.Generator | None = None,
+) -> dict[str, Tensor]:
+    """Take one step: gather the batch, forward, backward, update; nothing in it waits for the device.
+
+    Args:
+        problem: the benchmark and its live model.
+        method: how to forget.
+        optimizer: of the method's parameter groups.
+        wanted: indices of training images by role, on the device.
+        progress: where training is.
+        moves: stream of the augmentation; None for none.
+
+    Returns:
+        The loss terms, detached, on the device.
+    """
+    batch = problem.batch(wanted, moves)
+    with problem.autocast():
+        found = method.step(problem, batch, progress)
+    optimizer.zero_grad(set_to_none=True)
+    found["loss"].backward()
+    if method.training.clip:
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(trained, method.training.clip)
+    optimizer.step()
+    method.after_step(optimizer.param_groups[0]["lr"], progress)
+    return {name: value.detach() for name, value in found.items()}
 
 
 def _train(
@@ -156,16 +213,7 @@ def _train(
         for step in range(order.steps):
             progress = Progress(task.index, epoch, training.epochs, step, order.steps)
             wanted = {r: rows[r][step] for r in method.wants(progress) if r in rows}
-            batch = problem.batch(wanted, moves)
-            with problem.autocast():
-                found = method.step(problem, batch, progress)
-            optimizer.zero_grad(set_to_none=True)
-            found["loss"].backward()
-            if training.clip:
-                nn.utils.clip_grad_norm_(trained, training.clip)
-            optimizer.step()
-            method.after_step(lr, progress)
-            taken.append({name: value.detach() for name, value in found.items()})
+            taken.append(train_step(problem, method, optimizer, wanted, progress, moves))
         terms = _read(taken, trained, good, task, epoch)
         bar.set_postfix({k: f"{v:.3g}" for k, v in terms.items()})
         on_epoch(task, epoch, terms)
@@ -213,7 +261,7 @@ class RunFolder:
     Args:
         path: the folder; made if missing.
         identity: what must be equal for a started run to be taken up (method, configuration, seed,
-            plan); a folder of another run is refused, never overwritten.
+            plan); the folder of another run that has come to anything is refused, never overwritten.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
@@ -222,17 +270,26 @@ class RunFolder:
         started = path / "run.json"
         if not started.is_file():
             write_json(started, self.identity)
-        elif (found := read_json(started)) != self.identity:
+        elif (found := read_json(started)) == self.identity:
+            return
+        elif self._only_begun():  # refused settings can be corrected in the same folder
+            write_json(started, self.identity)
+        else:
             other = [k for k in self.identity if found.get(k) != self.identity[k]]
             raise OutputError(
                 f"{path} holds another run (its {', '.join(other) or 'keys'} differ); choose "
                 "another folder, or remove it"
             )
 
-    def finished(self) -> list[TaskReport]:
-        """Return the reports of the tasks that are finished, in order."""
+    def _only_begun(self) -> bool:
+        return all(file.name == "run.json" or file.is_dir() for file in self.path.rglob("*"))
+
+    def finished(self, tasks: Sequence[Task]) -> list[TaskReport]:
+        """Return the reports of the first of ``tasks`` that are finished, in order."""
         reports: list[TaskReport] = []
-        while (file := self.path / f"task{len(reports) + 1}.json").is_file():
+        for task in tasks:
+            if not (file := self.path / f"{task.name}.json").is_file():
+                break
             value = read_json(file)
             reports.append(TaskReport(**{**value, "forget": tuple(value["forget"])}))
         return reports
@@ -273,7 +330,8 @@ def forget_sequence(
     from ``out`` gives the numbers of one that was not stopped.
 
     Args:
-        problem: the benchmark; its model must be as it was when a started run began.
+        problem: the benchmark; its model must be as it was when a started run began. Adapters of
+            earlier requests stay; "before" is the model without any.
         method: how to forget.
         plan: the requests and their images.
         seed: of initialisation, data order and augmentation.
@@ -292,13 +350,22 @@ def forget_sequence(
         "plan": [asdict(task) for task in plan.tasks],
     }
     folder = RunFolder(out, identity) if out is not None else None
-    before = problem.evaluate(plan.tasks)
-    reports = folder.finished() if folder else []
+    with bypassed(problem.model):
+        before = problem.evaluate(plan.tasks)
+    reports = folder.finished(plan.tasks) if folder else []
     if folder and reports:
-        method.load_state_dict(problem, folder.state(reports[-1].task))
-    for task in plan.tasks[len(reports) :]:
-        reports.append(_serve(problem, method, task, seed, before[task.index], folder, watch, on_epoch))
+        _take_up(problem, method, folder.state(reports[-1].task))
+    for task, then in list(zip(plan.tasks, before, strict=True))[len(reports) :]:
+        reports.append(_serve(problem, method, task, seed, then, folder, watch, on_epoch))
     return reports
+
+
+def _take_up(problem: Problem, method: Method, state: Mapping[str, Tensor]) -> None:
+    """Put the state of a stopped run in place; it holds the adapters of earlier requests, too."""
+    if method.revocable:
+        for name in adapter_names(problem.model):
+            revoke(problem.model, name)
+    method.load_state_dict(problem, state)
 
 
 def _serve(

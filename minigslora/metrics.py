@@ -26,8 +26,16 @@ def class_accuracies(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[
     return hits.cpu(), torch.bincount(labels, minlength=num_classes).cpu()
 
 
-def subset_accuracy(per_class: tuple[Tensor, Tensor], classes: Sequence[int], what: str) -> float:
+def subset_accuracy(
+    per_class: tuple[Tensor, Tensor], classes: Sequence[int], what: str, names: Sequence[str] = ()
+) -> float:
     """Return the accuracy in percent over the images of some classes.
+
+    Args:
+        per_class: correct and count per class; see :func:`class_accuracies`.
+        classes: whose images.
+        what: the classes' role, for the message.
+        names: of all classes, for the message.
 
     Raises:
         DataError: where those classes have no image in the split.
@@ -35,19 +43,25 @@ def subset_accuracy(per_class: tuple[Tensor, Tensor], classes: Sequence[int], wh
     chosen = torch.tensor(list(classes), dtype=torch.long)
     hits, counts = per_class[0][chosen].sum(), per_class[1][chosen].sum()
     if counts == 0:
+        shown = ", ".join(repr(names[c]) if names else str(c) for c in list(classes)[:5])
         raise DataError(
-            f"the split has no image of the {len(classes)} {what} classes, so their accuracy is "
-            "undefined; evaluate on a split that has them"
+            f"the split has no image of the {len(classes)} {what} classes "
+            f"({shown}{', …' if len(classes) > 5 else ''}), so their accuracy is undefined; add images of "
+            "them to it, or evaluate on a split that has them"
         )
     return 100.0 * float(hits / counts)
 
 
-def task_metrics(per_class: tuple[Tensor, Tensor], task: Task) -> dict[str, float]:
+def task_metrics(
+    per_class: tuple[Tensor, Tensor], task: Task, classes: Sequence[str] = ()
+) -> dict[str, float]:
     """Return acc_r, acc_f, and where they exist acc_o (old) and acc_m (missing), in percent."""
     subsets = {"acc_r": task.retain, "acc_f": task.forget, "acc_o": task.old, "acc_m": task.missing}
     names = {"acc_r": "retained", "acc_f": "forgotten", "acc_o": "old", "acc_m": "missing"}
     return {
-        key: subset_accuracy(per_class, classes, names[key]) for key, classes in subsets.items() if classes
+        key: subset_accuracy(per_class, chosen, names[key], classes)
+        for key, chosen in subsets.items()
+        if chosen
     }
 
 

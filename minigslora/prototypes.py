@@ -61,6 +61,18 @@ def prototype_distance(
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 
+NEVER = -1e6
+"""A logit whose softmax is exactly zero; −∞ itself would give 0 · ∞ in the divergence."""
+
+
+def without(logits: Tensor, gone: Tensor) -> Tensor:
+    """Return logits (B, C) with the columns ``gone`` (C,) left out: their softmax is exactly zero.
+
+    What a model would say that never knew those classes.
+    """
+    return logits.masked_fill(gone, NEVER)
+
+
 def push_loss(distances: Tensor, bound: float, per_sample: bool = True) -> Tensor:
     """Return ReLU(BND_pro − K_f) over forgotten samples' distances (B,) (first term of 6.3)."""
     if per_sample:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minigslora import plots
 from minigslora.erasure import Erasure
+from minigslora.errors import ModelError
 from minigslora.files import write_text, written_whole
 from minigslora.runs import device_name, versions
 
@@ -116,8 +117,8 @@ def png(figure: Figure, few_colours: bool = False) -> bytes:
 
 
 def forgotten(erasure: Erasure) -> list[int]:
-    """Return the ids of all classes that were forgotten, in order."""
-    return [c for report in erasure.reports for c in report.forget]
+    """Return the ids of all classes that the model forgot, in order, those of earlier calls included."""
+    return [*erasure.plan.tasks[0].old, *(c for report in erasure.reports for c in report.forget)]
 
 
 def spread(rows: Tensor, most: int) -> Tensor:
@@ -163,7 +164,13 @@ def table(erasure: Erasure) -> pd.DataFrame:
 
 
 def summary(erasure: Erasure) -> str:
-    """Return in three lines what became of the last request, of the kept classes, and H."""
+    """Return in three lines what became of the last request, of the kept classes, and H.
+
+    Raises:
+        ModelError: where every request was revoked.
+    """
+    if not erasure.reports:
+        raise ModelError("every request was revoked; there is nothing to report on")
     report = erasure.reports[-1]
     m, names = report.metrics, [erasure.problem.data.classes[c] for c in report.forget]
     named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

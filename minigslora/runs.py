@@ -14,6 +14,7 @@ hands out (:func:`student_version`).
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import json
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -37,7 +38,14 @@ from minigslora import __version__
 from minigslora.config import parse_value
 from minigslora.device import Precision, fast_bf16, pick_device
 from minigslora.errors import ConfigError, OutputError, RunFailed
-from minigslora.files import data_root, read_json, shipped_root, write_json, write_text
+from minigslora.files import (
+    data_root,
+    read_json,
+    require_writable,
+    shipped_root,
+    write_json,
+    write_text,
+)
 
 Profile = Literal["smoke", "cpu", "gpu", "paper"]
 COMMON: dict[str, Any] = {"profile": str, "seed": int, "device": str, "precision": Precision}
@@ -201,7 +209,7 @@ def _plain(value: Any) -> Any:
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
-    return value.item() if hasattr(value, "item") else value
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 # --- running a notebook from outside --------------------------------------------------------------
@@ -218,7 +226,7 @@ def notebook_path(name: str | Path) -> Path:
     folder = shipped_root().parent / "notebooks"
     there = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     stem = given.name.removesuffix(".ipynb")
-    number = f"{int(stem):02d}_" if stem.isdigit() else ""
+    number = f"{int(stem):02d}_" if stem.isdecimal() else ""
     for known, path in there.items():
         if known == stem or (number and known.startswith(number)):
             return path
@@ -238,21 +246,25 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if not tagged:
         raise ConfigError(f"{notebook.name} has no cell tagged 'parameters'; tag its first code cell")
-    found: dict[str, Any] = {}
-    for line in ast.parse(tagged[0]["source"]).body:
-        if isinstance(line, ast.Import | ast.ImportFrom):
-            continue
-        try:
-            assert isinstance(line, ast.AnnAssign)
-            assert isinstance(line.target, ast.Name)
-            assert line.value is not None
-            found[line.target.id] = ast.literal_eval(line.value)
-        except (AssertionError, ValueError):
-            raise ConfigError(
-                f"{notebook.name}: {ast.unparse(line)!r} does not belong in the parameters cell; "
-                "write one literal a line, as in 'seed: int = 0'"
-            ) from None
-    return found
+    try:
+        lines = ast.parse(tagged[0]["source"]).body
+    except SyntaxError as problem:
+        raise ConfigError(
+            f"{notebook.name}: the parameters cell is no Python ({problem}); write one literal a line, as in "
+            "'seed: int = 0'"
+        ) from None
+    assignments = [line for line in lines if not isinstance(line, ast.Import | ast.ImportFrom)]
+    return dict(_parameter(notebook.name, line) for line in assignments)
+
+
+def _parameter(notebook: str, line: ast.stmt) -> tuple[str, Any]:
+    if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name) and line.value is not None:
+        with contextlib.suppress(ValueError):
+            return line.target.id, ast.literal_eval(line.value)
+    raise ConfigError(
+        f"{notebook}: {ast.unparse(line)!r} does not belong in the parameters cell; write one literal a "
+        "line, as in 'seed: int = 0'"
+    )
 
 
 def run_notebook(
@@ -260,8 +272,12 @@ def run_notebook(
     parameters: Mapping[str, Any],
     out: Path | None = None,
     watch: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Path:
     """Run one notebook by papermill, in a process of its own; a finished run is not run again.
+
+    Where another process is at this very run (one whose starter was killed goes on by itself), it is
+    waited for.
 
     The run's folder is its ``MINIGSLORA_RUN_DIR``, whose name comes from the parameters. It holds
     ``parameters.yaml``, ``executed.ipynb`` and, once the run has succeeded, ``result.json``.
@@ -271,6 +287,7 @@ def run_notebook(
         parameters: values for names of its parameters cell.
         out: another folder for the run.
         watch: whether papermill's progress bar and the cells' output are shown.
+        environment: variables for the run's process, such as ``CUDA_VISIBLE_DEVICES``.
 
     Returns:
         The run's folder.
@@ -280,6 +297,20 @@ def run_notebook(
         OutputError: where ``out`` holds a run with other parameters.
         RunFailed: naming the cell's error and where the executed copy is.
     """
+    source, values = notebook_path(notebook), run_values(notebook, parameters)
+    folder = (out or run_folder(source.stem, values)).resolve()
+    with _alone(folder) as lock:
+        if not _same_run(folder, values) or not (folder / "result.json").is_file():
+            _papermill(source, folder, watch, environment or {}, lock)
+    return folder
+
+
+def run_values(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all parameters of a notebook's run, defaults included; its folder's name comes from them.
+
+    Raises:
+        ConfigError: for an unknown notebook or parameter.
+    """
     source = notebook_path(notebook)
     known = parameters_of(source)
     for name in parameters:
@@ -287,11 +318,25 @@ def run_notebook(
             raise _unknown_parameter(name, source.stem, known)
     values = {"profile": "", "seed": 0, **known, **parameters}
     values["profile"] = values["profile"] or os.environ.get("MINIGSLORA_PROFILE") or "cpu"
-    folder = (out or run_folder(source.stem, values)).resolve()
-    result = folder / "result.json"
-    if not _same_run(folder, values) or not result.is_file():
-        _papermill(source, folder, watch)
-    return folder
+    return values
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[int | None]:
+    """Hold the run's lock, waiting for who holds it; yield its file descriptor.
+
+    The run's process inherits the lock. So it is free only once that process has ended, even where
+    whoever started it was killed.
+    """
+    require_writable(folder)
+    if sys.platform == "win32":  # no such locks; two runs of one folder are the user's to avoid
+        yield None
+        return
+    import fcntl
+
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
 
 
 def _same_run(folder: Path, values: Mapping[str, Any]) -> bool:
@@ -308,7 +353,9 @@ def _same_run(folder: Path, values: Mapping[str, Any]) -> bool:
     return True
 
 
-def _papermill(source: Path, folder: Path, watch: bool) -> None:
+def _papermill(
+    source: Path, folder: Path, watch: bool, variables: Mapping[str, str], lock: int | None
+) -> None:
     executed, result = folder / "executed.ipynb", folder / "result.json"
     show = "--progress-bar" if watch else "--no-progress-bar"
     command = [sys.executable, "-m", "papermill", str(source), str(executed), show, "-k", "python3"]
@@ -316,14 +363,23 @@ def _papermill(source: Path, folder: Path, watch: bool) -> None:
     package = str(Path(__file__).resolve().parents[1])
     environment = {
         **os.environ,
+        **variables,
         "MINIGSLORA_RUN_DIR": str(folder),
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not a user's of that name
     }
-    result.unlink(missing_ok=True)
+    for old in (result, executed):  # an earlier try's error is not this one's
+        old.unlink(missing_ok=True)
     pipe = None if watch else subprocess.PIPE
     done = subprocess.run(
-        command, cwd=source.parent, env=environment, stdout=pipe, stderr=pipe, text=True, check=False
+        command,
+        cwd=source.parent,
+        env=environment,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        check=False,
+        pass_fds=() if lock is None else (lock,),
     )
     if done.returncode == 0 and result.is_file():
         return
@@ -336,7 +392,11 @@ def _cell_error(executed: Path, otherwise: str) -> str:
     """Say in which cell of an executed notebook what went wrong."""
     if not executed.is_file():
         return otherwise or "papermill wrote no notebook"
-    for cell in _read_notebook(executed)["cells"]:
+    try:
+        cells = _read_notebook(executed)["cells"]
+    except ConfigError:  # stopped while it was written
+        return otherwise or "papermill was stopped"
+    for cell in cells:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 line = cell["source"].strip().splitlines()[0]
@@ -383,7 +443,10 @@ def student_version(notebook: str | Path, target: Path) -> Path:
 
 def _read_notebook(path: Path) -> dict[str, Any]:
     """Return a notebook as plain values, each cell's source as one string."""
-    book: dict[str, Any] = read_json(path)
-    for cell in book["cells"]:
-        cell["source"] = "".join(cell["source"])
+    try:
+        book: dict[str, Any] = read_json(path)
+        for cell in book["cells"]:
+            cell["source"] = "".join(cell["source"])
+    except (ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is no notebook; expected Jupyter's JSON, version 4") from None
     return book

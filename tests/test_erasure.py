@@ -1,5 +1,9 @@
 """The front door: forgetting on anyone's own model and data."""
 
+import copy
+import shutil
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import timm
@@ -9,10 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import minigslora
-from minigslora import lora
+from minigslora import lora, report
 from minigslora.contracts import TaskReport
 from minigslora.erasure import Erasure, as_requests, forget, input_size, normalisation
 from minigslora.errors import ConfigError, DataError, MiniGSLoRAError, ModelError
+from minigslora.methods.gslora import GSLoRA
+from minigslora.report import forgotten
 
 QUICK = {**tiny.QUICK, "watch": False, "device": "cpu", "precision": "fp32", "ratio": 0.5}
 TIMM = {"img_size": 32, "depth": 2, "embed_dim": 32, "num_heads": 2}
@@ -85,10 +91,121 @@ def test_a_stopped_erasure_is_read_from_its_folder(tmp_path):
     assert torch.equal(one.problem.predict("test"), two.problem.predict("test"))
 
 
+def same_adapters(one, two):
+    a, b = lora.adapter_state(one), lora.adapter_state(two)
+    return list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def without_time(reports):
+    return [{k: v for k, v in asdict(r).items() if k != "seconds"} for r in reports]
+
+
+def test_a_second_call_goes_on_to_what_one_call_gives():
+    model = tiny.face_model()
+    first = forget(model, tiny.faces(), ["person-001"], **QUICK)
+    second = forget(model, tiny.faces(), [2, "person-003"], **QUICK)
+    whole = forget(tiny.face_model(), tiny.faces(), [["person-001"], [2, "person-003"]], **QUICK)
+    assert same_adapters(model, whole.model)
+    assert without_time(first.reports + second.reports) == without_time(whole.reports)
+    assert second.plan.tasks == whole.plan.tasks[1:]
+    assert forgotten(second) == forgotten(whole) == [1, 2, 3]
+    with pytest.raises(DataError, match=r"request 1 names 'person-001', which the model already forgot"):
+        forget(model, tiny.faces(), ["person-001"], **QUICK)
+
+    second.revoke()
+    assert lora.adapter_names(model) == ["task1"]
+    again = forget(model, tiny.faces(), ["person-003"], **QUICK)
+    assert [(t.name, t.old) for t in again.plan.tasks] == [("task2", (1,))]
+    first.revoke()  # its own request, not the last one of the model
+    assert lora.adapter_names(model) == ["task2"]
+    last = forget(copy.deepcopy(model), tiny.faces(), ["person-001"], **QUICK)
+    assert [(t.name, t.old) for t in last.plan.tasks] == [("task3", (3,))]
+
+
+def test_a_second_call_that_was_stopped_goes_on_from_its_folder(tmp_path):
+    def serve():
+        model = tiny.face_model()
+        forget(model, tiny.faces(), ["person-001"], **QUICK)
+        return forget(model, tiny.faces(), [["person-002"], ["person-003"]], out=tmp_path / "b", **QUICK)
+
+    whole = serve()
+    for name in ("task3.json", "task3.safetensors"):
+        (tmp_path / "b" / name).unlink()
+    resumed = serve()
+    assert same_adapters(resumed.model, whole.model)
+    assert without_time(resumed.reports) == without_time(whole.reports)
+
+
+def test_a_request_that_was_stopped_halfway_is_served_anew(monkeypatch):
+    model = tiny.face_model()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GSLoRA, "after_step", stop)
+        with pytest.raises(KeyboardInterrupt):
+            forget(model, tiny.faces(), ["person-001"], **QUICK)
+    assert lora.adapter_names(model) == ["task1"]
+    forget(model, tiny.faces(), ["person-001"], **QUICK)
+    whole = forget(tiny.face_model(), tiny.faces(), ["person-001"], **QUICK)
+    assert same_adapters(model, whole.model)
+
+
+def test_adapters_that_forget_did_not_attach_are_refused():
+    model = tiny.adapted()
+    with pytest.raises(ModelError, match=r"carries the adapter 'task1', but which classes.*lora\.remove"):
+        forget(model, tiny.faces(), ["person-001"], **QUICK)
+    lora.remove(model)
+    forget(model, tiny.faces(), ["person-001"], **QUICK)
+
+
+def test_a_finalised_model_is_edited_like_any_other(tmp_path):
+    once = forget(tiny.face_model(), tiny.faces(), ["person-001"], **QUICK)
+    model = tiny.face_model()
+    model.load_state_dict(load_file(once.finalize(tmp_path / "once.safetensors")))
+    twice = forget(model, tiny.faces(), ["person-002"], **QUICK)
+    assert lora.adapter_names(model) == ["task1"]
+    assert twice.reports[0].metrics["acc_r_before"] >= 0
+
+
+def test_where_every_request_was_revoked_the_table_is_empty_and_there_is_no_report(tmp_path):
+    erasure = forget(tiny.face_model(), tiny.faces(), ["person-001"], **QUICK)
+    erasure.revoke()
+    assert len(erasure.table()) == 0
+    with pytest.raises(ModelError, match="every request was revoked; there is nothing to report on"):
+        report.write(erasure, erasure.problem.predict("test").argmax(dim=1), tmp_path, "title", {})
+
+
 def test_one_class_by_itself_is_one_request(data):
     assert as_requests(data, "person-001") == [[1]]
+    assert as_requests(data, 3) == [[3]]
     assert as_requests(data, ["person-001", 2]) == [[1, 2]]
     assert as_requests(data, [["person-001"], [2]]) == [[1], [2]]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (np.array([1, 2]), [[1, 2]]),
+        (torch.tensor([1, 2]), [[1, 2]]),
+        (np.array(["person-001"]), [[1]]),
+        (np.int64(4), [[4]]),
+        ([np.int64(1), "person-002"], [[1, 2]]),
+        (list(torch.tensor([3, 4])), [[3, 4]]),
+        ([np.array([1]), torch.tensor([2, 3])], [[1], [2, 3]]),
+        (torch.tensor([[1], [2]]), [[1], [2]]),
+        (range(2), [[0, 1]]),
+    ],
+)
+def test_whole_numbers_of_any_kind_are_ids(data, given, expected):
+    assert as_requests(data, given) == expected
+
+
+@pytest.mark.parametrize("given", [1.5, [1.0], None, [None], torch.tensor([0.5]), np.array([True])])
+def test_what_is_neither_name_nor_whole_number_is_refused(data, given):
+    with pytest.raises(DataError, match=r"names no class; give names or whole numbers|unknown class"):
+        as_requests(data, given)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +234,8 @@ def test_requests_that_cannot_be_served_leave_the_model_untouched(classes, messa
         ({"shots": 99}, DataError, r"'person-000' has 12 training images, but 99 are asked for"),
         ({"epoch": 1}, ConfigError, r"has no setting 'epoch'"),
         ({"method": "magic"}, ConfigError, r"unknown method 'magic'"),
+        ({"precision": "fp8"}, ConfigError, r"precision = 'fp8'; allowed: 'auto', 'bf16', 'fp32'"),
+        ({"ratio": 2.0}, ConfigError, r"ratio = 2\.0; expected a share above 0 and at most 1"),
         ({"device": "gpu0"}, ConfigError, r"unknown device 'gpu0'; expected 'auto', 'cpu' or 'cuda'"),
         ({"targets": "mlp"}, ModelError, r"'mlp' is not a linear layer of this VisionTransformer"),
     ],
@@ -135,6 +254,23 @@ def test_a_model_without_feed_forward_networks():
 def test_data_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match=r"no data set .*nowhere"):
         forget(someone_elses_model(), tmp_path / "nowhere", ["ant"], **QUICK)
+
+
+def test_a_class_without_test_images_is_found_before_the_model_is_touched(photos, tmp_path):
+    root = tmp_path / "photos"
+    shutil.copytree(photos, root)
+    shutil.rmtree(root / "test" / "bee")
+    model = someone_elses_model()
+    with pytest.raises(DataError, match=r"no image of the 1 forgotten classes \('bee'\).*add images of them"):
+        forget(model, root, ["bee"], **QUICK)
+    assert not lora.wrapped(model)
+    assert forget(model, root, ["ant"], **QUICK).reports[0].forget == (0,)
+
+
+def test_images_of_another_size_than_the_models():
+    model = tiny.timm_vit("vit_tiny_patch16_224", **TIMM)
+    with pytest.raises(DataError, match=r"have 48 pixels a side, but the model reads 32;.*img_size=48"):
+        forget(model, tiny.faces(), ["person-001"], **QUICK)
 
 
 def test_finalize_writes_safetensors_only(tmp_path, problem):

@@ -39,6 +39,14 @@ def test_foreign_headers_are_read_as_text(tmp_path):
     assert files.load_tensors(tmp_path / "w.safetensors")[1] == {"format": "pt"}
 
 
+def test_text_in_a_header_is_as_others_expect_it_and_comes_back_as_text(tmp_path):
+    notes = {"format": "pt", "number": "12", "quoted": '"x"', "value": 12}
+    files.save_tensors(tmp_path / "w.safetensors", {"w": torch.zeros(1)}, notes)
+    with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        assert file.metadata()["format"] == "pt"
+    assert files.load_tensors(tmp_path / "w.safetensors")[1] == notes
+
+
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "result.json"
     files.write_json(path, {"good": 1})

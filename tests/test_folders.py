@@ -103,6 +103,10 @@ def damaged(root):
         ({"train": {"a": 1}, "test": {"a": 0}}, "test has no class folder with images"),
         ({"train": {"a": 2, "b": 0}, "test": {"a": 1}}, "the class folder .*b has no image; fill or remove"),
         ({"train": {"a": 2}, "test": {"a": 1, "z": 1}}, "has the class folder 'z', which .*train lacks"),
+        (
+            {"train": {"a": 2}, "val": {"a": 1, "y": 1}, "test": {"a": 1}},
+            "val has the class folder 'y', which .*train lacks; add its training images, or remove it",
+        ),
         ({"": {"a": 0}}, "has no class folder with images"),
     ],
 )

@@ -216,6 +216,29 @@ def test_the_folder_of_another_run_is_refused_and_kept(tmp_path, change, message
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
+def test_a_folder_in_which_nothing_was_done_takes_corrected_settings(tmp_path):
+    with pytest.raises(ConfigError, match=r"batch_retain = 0; expected 1 or more"):
+        serve(out=tmp_path, batch_retain=0)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+    _, reports = serve(out=tmp_path)
+    assert numbers(serve(out=tmp_path)[1]) == numbers(reports)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": -1}, "epochs = -1; expected 0 or more"),
+        ({"batch_forget": 0}, "batch_forget = 0; expected 1 or more"),
+        ({"lr": -0.1}, r"lr = -0\.1; expected 0 or more"),
+    ],
+)
+def test_numbers_the_loop_cannot_use_are_found_before_the_model_is_touched(settings, message):
+    problem = tiny.problem()
+    with pytest.raises(ConfigError, match=message):
+        forget_sequence(problem, make_method(**settings), make_plan())
+    assert not lora.wrapped(problem.model)
+
+
 # --- what breaks --------------------------------------------------------------------------------------
 
 

@@ -25,6 +25,7 @@ from minigslora.datasets import folders, mini_faces, registry
 from minigslora.errors import ConfigError, OutputError
 from minigslora.files import require_writable, sha256, shipped_root
 from minigslora.models import checkpoint
+from minigslora.models.face import FaceConfig, face_transformer
 from minigslora.pretraining import RECIPES, make_checkpoint, recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -250,6 +251,8 @@ def pickle_with_code(folder):
         (["--classes", "red", "--set", "epoch=3"], "no setting 'epoch'"),
         (["--classes", "red", "--set", "rank=0"], "rank"),
         (["--classes", "red", "--set", "rank"], "KEY=VALUE"),
+        (["--classes", "red", "--set", "ratio=0.2"], "--set ratio: that is no setting of the method"),
+        (["--classes", "red", "--ratio", "10"], "ratio = 10.0; expected a share above 0"),
         (["--classes", "red", "--mean", "1,2"], "three numbers"),
         (["--classes", "red", "--device", "abacus"], "unknown device 'abacus'"),
         (["--classes", "red", "--finalize", "erased.pth"], ".safetensors"),
@@ -278,6 +281,31 @@ def test_an_unwritable_folder_is_found_before_training(photos, weights, tmp_path
     assert "cannot write" in complaint(["quickstart", "--out", str(tmp_path / "file")], capsys)
     with pytest.raises(OutputError, match="cannot write"):
         require_writable(tmp_path / "file" / "deeper")
+
+
+def test_what_was_mistyped_is_corrected_in_the_same_folder(photos, weights, tmp_path, capsys):
+    command = forget_command(photos, weights, tmp_path / "out", "--classes", "red")
+    for wrong in ("epoch=1", "rank=999"):
+        complaint([*command, "--set", wrong], capsys)
+    main_ok([*command[:-2], "--classes", "gold"])
+
+
+def test_a_finalised_file_of_another_format_is_found_before_training(
+    photos, weights, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(erasure, "forget_sequence", lambda *args: pytest.fail("trained first"))
+    command = forget_command(photos, weights, tmp_path / "out", "--classes", "red", "--finalize", "x.pth")
+    assert "should end in .safetensors" in complaint(command, capsys)
+
+
+def test_images_of_other_classes_than_the_checkpoints_are_refused(photos, tmp_path, capsys):
+    config = FaceConfig(classes=4, image_size=SIZE, patch=16, dim=32, depth=1, heads=2, mlp=64)
+    card = checkpoint.Card({"kind": "face", **vars(config)}, ("ann", "bob", "cy", "dee"), image_size=SIZE)
+    path = tmp_path / "m.safetensors"
+    checkpoint.save(path, face_transformer(config), card)
+    command = ["forget", "--weights", str(path), "--data", str(photos), "--classes", "red"]
+    expected = "m.safetensors is for the classes ann, bob, cy, dee, but photos"
+    assert expected in complaint([*command, "--out", str(tmp_path / "out")], capsys)
 
 
 def test_a_folder_of_another_run_is_refused(erased, photos, weights, capsys):
@@ -325,7 +353,11 @@ def test_pairs_are_read_as_yaml():
     }
 
 
-@pytest.mark.parametrize("pairs", [["a"], ["=1"], ["a=1", "a=2"], ["a=[1"]])
+def test_a_date_is_text():
+    assert parse_pairs(["name=2024-01-02"]) == {"name": "2024-01-02"}
+
+
+@pytest.mark.parametrize("pairs", [["a=2024-13-01"], ["a"], ["=1"], ["a=1", "a=2"], ["a=[1"]])
 def test_pairs_that_are_none_are_refused(pairs):
     with pytest.raises(ConfigError):
         parse_pairs(pairs)
@@ -412,7 +444,9 @@ def test_the_shipped_checkpoint_is_what_its_record_says():
     assert card.architecture == record["architecture"]
     recipe = RECIPES["mini-faces"]["cpu"]
     assert record["training"] == vars(recipe.training)
-    assert record["architecture"] == {"kind": "face", **vars(recipe.model)}
+    described = dict(record["architecture"])
+    assert described.pop("kind") == "face"
+    assert FaceConfig(**described) == recipe.model
     assert len(card.classes) == model.get_classifier().weight.shape[0]
 
 
@@ -437,6 +471,8 @@ def test_doctor_fails_for_a_damaged_checkpoint(tmp_path, monkeypatch, capsys):
     assert "missing" in doctor.check_shipped("model", path).found
     path.write_bytes(b"damaged")
     assert "no record" in doctor.check_shipped("model", path).found
+    path.with_suffix(".json").write_text("{")
+    assert "mini-faces.json is damaged" in doctor.check_shipped("model", path).found
     path.with_suffix(".json").write_text(json.dumps({"sha256": "0" * 64}))
     assert "damaged" in doctor.check_shipped("model", path).found
     with pytest.raises(SystemExit) as stop:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minigslora import lora, methods
 from minigslora.contracts import Method, Progress, Task
@@ -93,15 +95,35 @@ def test_relative_constants_are_in_units_of_the_original_logits_spread(problem, 
         logits = tiny.face_model()(problem.batch(ROWS).inputs).double().numpy()
     method, _ = started(problem, name, bound=3.0)
     spread = logits.std(axis=1, ddof=1).mean()
-    assert method.bound == pytest.approx(np.log(6) + 3.0 * spread, rel=1e-4)
+    assert method.bound == pytest.approx(np.log(6) + 64 * 0.35 + 3.0 * spread, rel=1e-4)
+    bare, _ = started(tiny.problem(), name, bound=3.0, margin_forget=False)
+    assert bare.bound == pytest.approx(np.log(6) + 3.0 * spread, rel=1e-4)
     if name != "gslora":
         assert method.temperature == pytest.approx(method.config.temperature * spread, rel=1e-4)
 
 
-@pytest.mark.parametrize("space", ["logits", "embedding"])
-def test_gslora_pps_loss_adds_the_prototypes(problem, space):
+def test_a_head_without_margin_moves_no_bound():
+    problem = tiny.problem(head="linear")
+    assert problem.margin == 0.0
+    bounds = [started(tiny.problem(head="linear"), margin_forget=m)[0].bound for m in (True, False)]
+    assert bounds[0] == bounds[1]
+
+
+@given(seed=st.integers(0, 999), scale=st.floats(0.1, 64))
+def test_a_cross_entropy_with_margin_at_its_bound_certifies_a_wrong_answer(seed, scale):
+    """(4.4): the margin adds at most s·m, so that the higher bound keeps the same distance."""
+    rng = np.random.default_rng(seed)
+    logits, labels = scale * rng.normal(size=(50, 8)), rng.integers(0, 8, size=50)
+    bare, handicapped = cross_entropy(logits, labels), cross_entropy(logits, labels, 22.4)
+    assert (handicapped <= bare + 22.4 + 1e-9).all()
+    certified = handicapped > np.log(8) + 22.4
+    assert not (certified & (logits.argmax(axis=1) == labels)).any()
+
+
+@pytest.mark.parametrize(("space", "masked"), [("logits", True), ("logits", False), ("embedding", True)])
+def test_gslora_pps_loss_adds_the_prototypes(problem, space, masked):
     settings = {"space": space, "temperature": 4.0, "push_bound": 3.0, "push": 0.2, "pull": 0.7}
-    settings["relative"] = False
+    settings |= {"relative": False, "masked": masked}
     method, _ = started(problem, "gslora++", **settings)
     with torch.no_grad():
         original = problem.outputs(problem.batch(ROWS).inputs, tiny.face_model())
@@ -112,7 +134,9 @@ def test_gslora_pps_loss_adds_the_prototypes(problem, space):
     before = (original.logits if space == "logits" else original.embedding).double().numpy()
     means = np.stack([before[labels == c].mean(axis=0) for c in labels])
     distance = kl(means / 4, outputs / 4)
-    push, pull = np.maximum(0, 3.0 - distance[3:]).mean(), distance[:3].mean()
+    if space == "logits" and masked:
+        means[:, list(TASK.forget + TASK.old)] = -1e9
+    push, pull = np.maximum(0, 3.0 - distance[3:]).mean(), kl(means / 4, outputs / 4)[:3].mean()
     np.testing.assert_allclose([terms["push"], terms["pull"]], [push, pull], **ROUNDING)
     plain = GSLoRA(method.config, method.training)
     plain.bound = method.bound

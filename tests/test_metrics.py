@@ -33,6 +33,8 @@ def test_accuracies_are_argmax_over_the_whole_head():
     assert subset_accuracy((hits, counts), [0, 1], "some") == pytest.approx(60.0)
     with pytest.raises(DataError, match=r"no image of the 1 retained classes.*evaluate on a split that has"):
         subset_accuracy((hits, counts), [2], "retained")
+    with pytest.raises(DataError, match=r"no image of the 1 forgotten classes \('c'\).*add images of them"):
+        subset_accuracy((hits, counts), [2], "forgotten", ["a", "b", "c", "d"])
 
 
 def test_a_tasks_metrics_are_its_subsets():

@@ -53,8 +53,37 @@ def test_a_loss_that_is_not_finite_stops():
     problem = tiny.problem()
     with torch.no_grad():
         problem.model.head.weight[0, 0] = float("nan")
-    with pytest.raises(TrainingDiverged, match=r"loss is nan in epoch 1; lower lr \(now 0\.001\)"):
+    with pytest.raises(TrainingDiverged, match=r"epoch 1: the loss is nan;.*Lower lr \(now 0\.001\)"):
         pretrain(problem, QUICK)
+
+
+@pytest.mark.parametrize("what", ["the loss is nan", "a weight is not finite"])
+def test_what_diverges_leaves_the_weights_of_the_last_good_epoch(monkeypatch, what):
+    from minigslora import pretraining
+
+    step, steps_done, good = pretraining._step, [], {}
+
+    def spoiled(problem, *rest):
+        loss = step(problem, *rest)
+        steps_done.append(loss)
+        if len(steps_done) == 2 * 3:  # the last step of the second epoch
+            with torch.no_grad():
+                next(problem.model.parameters()).fill_(float("nan"))
+            return loss * float("nan") if "loss" in what else loss
+        return loss
+
+    def remember(_epoch):
+        good.update({k: v.clone() for k, v in problem.model.state_dict().items()})
+
+    monkeypatch.setattr(pretraining, "_step", spoiled)
+    problem = tiny.problem()
+    with pytest.raises(
+        TrainingDiverged, match=f"pre-training, epoch 2: {what}; the model was put back to the state before"
+    ):
+        pretrain(problem, replace(QUICK, epochs=3), on_epoch=remember, evaluate_every=1)
+    now = problem.model.state_dict()
+    assert good
+    assert all(torch.equal(v, now[k]) for k, v in good.items())
 
 
 def test_recipes_take_what_was_asked_for():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigslora.prototypes import class_means, prototype_distance, pull_loss, push_loss
+from minigslora.prototypes import class_means, prototype_distance, pull_loss, push_loss, without
 
 
 def softmax(z):
@@ -49,3 +49,17 @@ def test_push_is_bounded_per_sample_or_per_batch_and_pull_is_the_mean():
     assert push_loss(distances, 4.0, per_sample=False).item() == 0.0
     assert push_loss(distances, 5.0, per_sample=False).item() == pytest.approx(5 - 12.5 / 3)
     assert pull_loss(distances).item() == pytest.approx(12.5 / 3)
+
+
+@given(seed=st.integers(0, 999), temperature=st.floats(0.25, 20))
+def test_columns_left_out_have_no_probability_and_the_others_are_renormalised(seed, temperature):
+    rng = np.random.default_rng(seed)
+    p, z = 5 * rng.normal(size=(2, 4, 6))
+    gone = torch.tensor([False, True, False, False, True, False])
+    masked = without(torch.from_numpy(p), gone)
+    assert not (masked / temperature).softmax(dim=1)[:, gone].any()
+    kept = ~gone.numpy()
+    a, b = softmax(p[:, kept] / temperature), softmax(z / temperature)[:, kept]
+    expected = (a * (np.log(a) - np.log(b))).sum(axis=1)
+    found = prototype_distance(masked, torch.from_numpy(z), "kl", temperature).numpy()
+    np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-9)

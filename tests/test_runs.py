@@ -1,6 +1,7 @@
 """A notebook's parameters, its run from outside, and the version a teacher hands out."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -95,9 +96,10 @@ def test_finish_writes_result_whole(tmp_path):
 
     run = configure(seed=3)
     metrics = {"h": torch.tensor(2.0), "rows": [np.float32(1.5), {"n": np.int64(4)}], "pair": (1, 2)}
+    metrics["curve"] = np.array([0.5, 1.0])
     path = run.finish(metrics)
     value = json.loads(path.read_text())
-    assert value["metrics"] == {"h": 2.0, "rows": [1.5, {"n": 4}], "pair": [1, 2]}
+    assert value["metrics"] == {"h": 2.0, "rows": [1.5, {"n": 4}], "pair": [1, 2], "curve": [0.5, 1.0]}
     assert value["parameters"]["seed"] == 3
     assert value["parameters"]["epochs"] == 30
     assert value["versions"]["torch"]
@@ -187,6 +189,30 @@ def test_a_failed_run_says_why_and_where_the_executed_copy_is(tmp_path, cell, me
     assert executed.is_file()
 
 
+def test_a_failure_is_not_told_from_an_earlier_trys_notebook(tmp_path, monkeypatch):
+    notebook, folder = write_notebook(tmp_path, FINISH), tmp_path / "run"
+    error = nbformat.v4.new_output("error", ename="OldError", evalue="of yesterday", traceback=[])
+    old = new_notebook(cells=[new_code_cell("1 / 0", outputs=[error])])
+    folder.mkdir()
+    nbformat.write(old, folder / "executed.ipynb")
+    failed = subprocess.CompletedProcess([], 1, "", "No module named papermill")
+    monkeypatch.setattr(runs.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(RunFailed, match="No module named papermill"):
+        runs.run_notebook(notebook, {}, out=folder)
+
+
+def test_an_executed_copy_that_was_cut_short_does_not_hide_the_reason(tmp_path, monkeypatch):
+    notebook, folder = write_notebook(tmp_path, FINISH), tmp_path / "run"
+
+    def killed(*_, **__):
+        (folder / "executed.ipynb").write_text('{"cells": [')
+        return subprocess.CompletedProcess([], 1, "", "Killed")
+
+    monkeypatch.setattr(runs.subprocess, "run", killed)
+    with pytest.raises(RunFailed, match="Killed"):
+        runs.run_notebook(notebook, {}, out=folder)
+
+
 def test_a_killed_kernel_is_a_failure_even_where_an_older_result_lies(tmp_path):
     notebook = write_notebook(tmp_path, "import os\nos._exit(0)")
     (tmp_path / "run").mkdir()
@@ -223,12 +249,25 @@ def test_a_notebook_without_parameters_cell_is_an_error(tmp_path):
         runs.parameters_of(path)
 
 
+@pytest.mark.parametrize("text", ["no notebook", "[]", "{}"])
+def test_a_file_that_is_no_notebook_is_refused(tmp_path, text):
+    (tmp_path / "x.ipynb").write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.ipynb is no notebook"):
+        runs.run_notebook(tmp_path / "x.ipynb", {})
+
+
+def test_a_parameters_cell_that_is_no_python(tmp_path):
+    notebook = write_notebook(tmp_path, parameters="%matplotlib inline\nseed: int = 0")
+    with pytest.raises(ConfigError, match="the parameters cell is no Python"):
+        runs.parameters_of(notebook)
+
+
 @pytest.mark.parametrize("name", ["0", "00", "00_start_here", "00_start_here.ipynb"])
 def test_notebooks_are_found_by_number_and_name(name):
     assert runs.notebook_path(name).name == "00_start_here.ipynb"
 
 
-@pytest.mark.parametrize("name", ["77", "00_start_hear", "nowhere/x.ipynb"])
+@pytest.mark.parametrize("name", ["77", "²", "00_start_hear", "nowhere/x.ipynb"])
 def test_an_unknown_notebook_is_an_error_that_lists_them(name):
     with pytest.raises(ConfigError, match=r"no notebook .*00_start_here"):
         runs.notebook_path(name)

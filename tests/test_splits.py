@@ -116,13 +116,40 @@ def test_requests_that_cannot_be_served(requests, message):
         plan_requests(tiny.toy_data(), requests, Setting(), 0)
 
 
+def test_a_plan_goes_on_where_another_ended():
+    data, setting = tiny.toy_data((8,) * 5), Setting(requests=(1, 2), ratio=0.5)
+    whole = plan_requests(data, [[4], [1, 2]], setting, 0)
+    rest = plan_requests(data, [[1, 2]], setting, 0, old=[4], start=1)
+    assert rest.tasks == whole.tasks[1:]
+    with pytest.raises(DataError, match="request 1 names 'class-4', which the model already forgot; leave"):
+        plan_requests(data, [[1, 4]], setting, 0, old=[4], start=1)
+    with pytest.raises(DataError, match="the requests name all 5 classes of toy; at least one must stay"):
+        plan_requests(data, [[0, 1, 2, 3]], setting, 0, old=[4], start=1)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"requests": ()}, r"requests = \(\); each request forgets at least one class"),
+        ({"requests": (1, 0)}, r"requests = \(1, 0\); each request"),
+        ({"requests": (-1,)}, r"requests = \(-1,\); each request"),
+        ({"ratio": 0.0}, r"ratio = 0\.0; expected a share above 0 and at most 1"),
+        ({"ratio": 10.0}, r"ratio = 10\.0; expected a share"),
+        ({"ratio": float("nan")}, r"ratio = nan; expected a share"),
+        ({"shots": -1}, r"shots = -1; expected 0 for none, or more"),
+        ({"missing": -2}, r"missing = -2; expected 0 for none, or more"),
+    ],
+)
+def test_settings_that_cannot_be(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Setting(**values)
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         (Setting(requests=(2, 2)), "4 classes to forget and 0 without images leave none of 4 to retain"),
         (Setting(requests=(2,), missing=2), "2 classes to forget and 2 without images leave none"),
-        (Setting(requests=()), "each request forgets at least one class"),
-        (Setting(requests=(1, 0)), r"requests = \(1, 0\); each request"),
     ],
 )
 def test_settings_that_leave_nothing(setting, message):
@@ -158,12 +185,24 @@ def test_classes_go_by_name_or_number():
         (["class-9"], "unknown class 'class-9' in toy; its 4 classes are class-0, .* number from 0 to 3"),
         ([4], "unknown class 4 in toy"),
         ([-1], "unknown class -1 in toy"),
+        (["²"], "unknown class '²' in toy"),
+        ([True], "unknown class True in toy"),
         (["class-1", 1], "class 'class-1' is named twice in one request; name it once"),
     ],
 )
 def test_unknown_and_repeated_classes(names, message):
     with pytest.raises(DataError, match=message):
         tiny.toy_data().class_ids(names)
+
+
+def test_a_number_that_is_another_classs_name_is_refused():
+    data = tiny.toy_data((2, 2, 2))
+    named = replace(data, train=replace(data.train, classes=("1", "10", "2")))
+    assert named.class_ids(["1", "2", "10"]) == [0, 2, 1]
+    assert named.class_ids([10, 0]) == [1, 0]
+    assert named.class_ids([2]) == [2]
+    with pytest.raises(DataError, match=r"1 may be the class called '1' or class number 1, called '10'"):
+        named.class_ids([1])
 
 
 def test_images_and_labels_must_match():

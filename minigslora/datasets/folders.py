@@ -115,14 +115,12 @@ def _splits(root: Path) -> dict[str, dict[str, list[Path]]]:
     if folders["test"] is None:
         raise DataError(f"{root} has train/ but neither test/ nor val/; add one to measure on")
     train, test = _not_empty(folders["train"]), _not_empty(folders["test"])
-    if unknown := sorted(set(test) - set(train)):
-        raise DataError(
-            f"{folders['test']} has the class folder {unknown[0]!r}, which {folders['train']} lacks"
-        )
+    _no_other_classes(folders["test"], test, folders["train"], train)
     if folders["val"] is None or folders["val"] == folders["test"]:
         train, val = _hold_out(train, 0.1)
     else:
         val = _not_empty(folders["val"])
+        _no_other_classes(folders["val"], val, folders["train"], train)
     return {"train": train, "val": val, "test": test}
 
 
@@ -133,6 +131,17 @@ def _not_empty(folder: Path) -> dict[str, list[Path]]:
     if empty := [name for name, files in found.items() if not files]:
         raise DataError(f"the class folder {folder / empty[0]} has no image; fill or remove it")
     return found
+
+
+def _no_other_classes(
+    folder: Path, found: Mapping[str, Sequence[Path]], train: Path, known: Mapping[str, Sequence[Path]]
+) -> None:
+    """Refuse a class that training lacks: the model's head has no row for it."""
+    if unknown := sorted(set(found) - set(known)):
+        raise DataError(
+            f"{folder} has the class folder {unknown[0]!r}, which {train} lacks; add its training images, "
+            "or remove it"
+        )
 
 
 def _hold_out(

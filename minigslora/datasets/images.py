@@ -95,9 +95,15 @@ class DataSet:
         return ids
 
     def _class_id(self, name: str | int) -> int:
-        if str(name) in self.classes:
-            return self.classes.index(str(name))
-        if str(name).isdigit() and int(name) < len(self.classes):
+        named = self.classes.index(str(name)) if str(name) in self.classes else None
+        if isinstance(name, int) and 0 <= name < len(self.classes) and named not in (None, name):
+            raise DataError(
+                f"{name} may be the class called {str(name)!r} or class number {name}, called "
+                f"{self.classes[name]!r}; give the name as text, {str(name)!r} or {self.classes[name]!r}"
+            )
+        if named is not None:
+            return named
+        if str(name).isdecimal() and int(name) < len(self.classes):
             return int(name)
         some = ", ".join(self.classes[:5])
         raise DataError(

@@ -40,7 +40,7 @@ class GSLoRAConfig:
         grouping: what is one group of the sparsity term.
         beta: β per task; the last value serves all further tasks.
         bound: BND; a distance above ln C (4.3) in units of the logits' spread where ``relative``,
-            else in nats.
+            to which the head's margin is added where CE_f carries it (4.4); else in nats.
         relative: whether bounds and temperatures are in units of the spread of the original model's
             logits, so that one constant serves scale-64 cosine heads and linear heads.
         per_sample: whether each sample is bounded, or the batch mean.
@@ -60,7 +60,7 @@ class GSLoRAConfig:
     relative: bool = True
     per_sample: bool = True
     margin_retain: bool = True
-    margin_forget: bool = False
+    margin_forget: bool = True
     sparsity: Literal["proximal", "penalty", "none"] = "proximal"
     norm: GroupNorm = "parameters"
     alpha: float = 0.1
@@ -76,7 +76,6 @@ def of_task(values: tuple[float, ...], task: int) -> float:
 RELEASED_CHOICES: dict[str, Any] = {
     "relative": False,
     "per_sample": False,
-    "margin_forget": True,
     "sparsity": "penalty",
     "lora_decay": 0.05,
 }
@@ -94,6 +93,7 @@ class GSLoRA(Method):
     """GS-LoRA (arXiv 2403.11530)."""
 
     name: ClassVar[str] = "gslora"
+    published: ClassVar[str] = "GS-LoRA"
     Config: ClassVar[type[Any]] = GSLoRAConfig
     released_choices: ClassVar[Mapping[str, Any]] = {}
     revocable: ClassVar[bool] = True
@@ -128,7 +128,8 @@ class GSLoRA(Method):
         self.proximal = ProximalStep(self.groups, config.norm)
         if config.relative:
             self.spread = logit_spread(problem, task)
-            self.bound = bound_above_chance(problem.num_classes, config.bound * self.spread)
+            handicap = problem.margin if config.margin_forget else 0.0
+            self.bound = bound_above_chance(problem.num_classes, config.bound * self.spread + handicap)
         trained = [p for group in self.groups for p in group.parameters]
         return [{"params": trained, "weight_decay": config.lora_decay}]
 
@@ -210,6 +211,13 @@ def logit_spread(problem: Problem, task: Task) -> float:
                 if (objects := problem.vectors(outputs, batch, "logits", role)) is not None:
                     spreads.append(objects[0].float().std(dim=1))
     return float(torch.cat(spreads).mean())
+
+
+def forgotten_so_far(problem: Problem, task: Task) -> Tensor:
+    """Return which classes are gone once ``task`` is served, bool (C,)."""
+    gone = torch.zeros(problem.num_classes, dtype=torch.bool, device=problem.device)
+    gone[list(task.old + task.forget)] = True
+    return gone
 
 
 def corrected_training(setting: str) -> Training:

@@ -22,12 +22,9 @@ from torch import Tensor
 
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Role, Task, Terms, Training
 from minigslora.lora import bypassed
-from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected_training
-from minigslora.prototypes import prototype_distance
+from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected_training, forgotten_so_far
+from minigslora.prototypes import prototype_distance, without
 from minigslora.streams import Streams
-
-NEVER = -1e4
-"""A logit whose softmax is exactly zero; −∞ itself would give 0 · ∞ in the divergence."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ class GSLoRADistill(GSLoRA):
     """GS-LoRA with a masked teacher in place of cross-entropy on retained images."""
 
     name: ClassVar[str] = "gslora-distill"
+    published: ClassVar[str] = ""
     Config: ClassVar[type[Any]] = GSLoRADistillConfig
     config: GSLoRADistillConfig
 
@@ -64,8 +62,7 @@ class GSLoRADistill(GSLoRA):
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Mark the classes forgotten so far, then attach fresh adapters."""
-        self.gone = torch.zeros(problem.num_classes, dtype=torch.bool, device=problem.device)
-        self.gone[list(task.old + task.forget)] = True
+        self.gone = forgotten_so_far(problem, task)
         groups = super().begin(problem, task, streams)
         self.temperature = self.config.temperature * self.spread
         return groups
@@ -84,7 +81,6 @@ class GSLoRADistill(GSLoRA):
         for role, name in parts:
             said, now = (problem.vectors(o, batch, "logits", role) for o in (teacher, outputs))
             if said is not None and now is not None:
-                masked = said[0].masked_fill(self.gone, NEVER)
-                distance = prototype_distance(masked, now[0], "kl", self.temperature)
-                terms[name] = distance.mean()
+                taught = without(said[0], self.gone)
+                terms[name] = prototype_distance(taught, now[0], "kl", self.temperature).mean()
         return terms

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Space, Task, Terms, Training
 from minigslora.lora import bypassed
-from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, of_task
+from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, forgotten_so_far, of_task
 from minigslora.prototypes import (
     Distance,
     class_means,
     prototype_distance,
     pull_loss,
     push_loss,
+    without,
 )
 from minigslora.streams import Streams
 
@@ -40,16 +41,19 @@ class GSLoRAPlusPlusConfig(GSLoRAConfig):
         space: "logits" or "embedding".
         distance: "kl" (6.2) or "l2".
         temperature: T of (6.2), in units of the logits' spread where ``relative``.
+        masked: whether the classes forgotten so far are left out of the prototypes that retained
+            images are pulled to, so that nobody is taught to resemble them (KL in logit space only).
         prototypes: whose outputs are averaged: the "original" model's, or the "edited" one's at
             the start of each task.
     """
 
     push: tuple[float, ...] = (0.05,)
     push_bound: float = 4.0
-    pull: float = 10.0
+    pull: float = 40.0
     space: Space = "logits"
     distance: Distance = "kl"
     temperature: float = 0.8
+    masked: bool = True
     prototypes: Literal["original", "edited"] = "original"
 
 
@@ -57,10 +61,12 @@ class GSLoRAPlusPlus(GSLoRA):
     """GS-LoRA++ (arXiv 2501.09705)."""
 
     name: ClassVar[str] = "gslora++"
+    published: ClassVar[str] = "GS-LoRA++"
     Config: ClassVar[type[Any]] = GSLoRAPlusPlusConfig
     released_choices: ClassVar[Mapping[str, Any]] = {
         "space": "embedding",
         "temperature": 1.0,
+        "masked": False,
         "prototypes": "edited",
     }
     config: GSLoRAPlusPlusConfig
@@ -69,6 +75,7 @@ class GSLoRAPlusPlus(GSLoRA):
         super().__init__(config, training)
         self.temperature = config.temperature
         self.prototypes: Tensor = torch.empty(0)
+        self.gone: Tensor = torch.empty(0)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Take the prototypes, then attach fresh adapters."""
@@ -77,6 +84,7 @@ class GSLoRAPlusPlus(GSLoRA):
                 self.prototypes = class_prototypes(problem, task, self.config.space)
         else:
             self.prototypes = class_prototypes(problem, task, self.config.space)
+        self.gone = forgotten_so_far(problem, task)
         groups = super().begin(problem, task, streams)
         self.temperature = self.config.temperature * self.spread
         return groups
@@ -102,8 +110,11 @@ class GSLoRAPlusPlus(GSLoRA):
         objects = problem.vectors(outputs, batch, self.config.space, role)
         if objects is None:
             return None
-        vectors, labels = objects
-        return prototype_distance(self.prototypes[labels], vectors, self.config.distance, self.temperature)
+        (vectors, labels), config = objects, self.config
+        prototypes = self.prototypes[labels]
+        if role == "retain" and config.masked and (config.space, config.distance) == ("logits", "kl"):
+            prototypes = without(prototypes, self.gone)
+        return prototype_distance(prototypes, vectors, config.distance, self.temperature)
 
 
 @torch.no_grad()

@@ -55,6 +55,9 @@ class CosFace(CosineHead):
 class ArcFace(CosineHead):
     """True-class logit s·cos(θ + m)."""
 
+    def __init__(self, dim: int, classes: int, scale: float = 64.0, margin: float = 0.5) -> None:
+        super().__init__(dim, classes, scale, margin)
+
     def with_margin(self, logits: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
         """Add m to the true class's angle, as far as θ + m stays below π."""
         cos = logits.gather(1, labels[:, None]) / self.scale

@@ -85,6 +85,11 @@ class Classification(Problem):
             )
         return head
 
+    @property
+    def margin(self) -> float:
+        """The most that the head's training margin adds to a cross-entropy, in nats."""
+        return self.head.scale * self.head.margin if isinstance(self.head, CosineHead) else 0.0
+
     def begin(self, task: Task) -> None:
         """Nothing to prepare: each image has one label."""
 
@@ -220,8 +225,9 @@ class Classification(Problem):
         if isinstance(self.head, CosineHead):
             logits["_margin"] = margin_logits(self.head, logits[""], labels)
         hits = {k: class_accuracies(v, labels, self.num_classes) for k, v in logits.items()}
+        names = self.data.classes
         return [
-            {f"{k}{suffix}": v for suffix, h in hits.items() for k, v in task_metrics(h, task).items()}
+            {f"{k}{suffix}": v for suffix, h in hits.items() for k, v in task_metrics(h, task, names).items()}
             for task in tasks
         ]
 

@@ -1,0 +1,225 @@
+"""One scenario of a published table, served by one method with one seed; and ours beside the published.
+
+What papers call Acc_r on faces carries the head's training margin at test time (notebook 07). Rows hold
+both: ``acc_r`` is margin-free, what a user of the model gets; ``acc_r_margin`` stands beside the tables.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+
+from minigslora import methods
+from minigslora.contracts import TaskReport
+from minigslora.datasets.images import DataSet
+from minigslora.datasets.splits import Setting, plan
+from minigslora.device import Precision
+from minigslora.errors import ConfigError, ModelError
+from minigslora.files import sha256
+from minigslora.forgetting import forget_sequence
+from minigslora.models import checkpoint
+from minigslora.problems.classification import Classification
+from minigslora.reproduction import published
+
+PRE_TRAINED = "pre-trained"
+"""The row of the model that nothing was erased from; the published tables call it Pre-train."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A method with one of its recipes, written "gslora++" or "gslora++:released"."""
+
+    method: str
+    recipe: str = "corrected"
+
+    @classmethod
+    def parse(cls, text: str) -> Contender:
+        """Read a contender.
+
+        Raises:
+            ConfigError: for an unknown method or recipe.
+        """
+        name, _, recipe = text.partition(":")
+        contender = cls(name, recipe or "corrected")
+        methods.create(contender.method, contender.recipe)
+        return contender
+
+    def __str__(self) -> str:
+        return self.method if self.recipe == "corrected" else f"{self.method}:{self.recipe}"
+
+
+def contenders(names: Sequence[str] = (), recipes: Sequence[str] = methods.RECIPES) -> tuple[Contender, ...]:
+    """Return methods with recipes: every method there is where none is named.
+
+    A method that the published code does not have has no released recipe and runs once.
+
+    Raises:
+        ConfigError: for an unknown method or recipe.
+    """
+    found: list[Contender] = []
+    for name in names or sorted(methods.table()):
+        if ":" in name:
+            found.append(Contender.parse(name))
+            continue
+        known = methods.table().get(name)
+        own = [r for r in recipes if r == "corrected" or known is None or known.published]
+        found += [Contender.parse(f"{name}:{recipe}") for recipe in own]
+    return tuple(dict.fromkeys(found))
+
+
+def load_model(data: str, weights: str = "", digest: str = "") -> tuple[nn.Module, checkpoint.Card]:
+    """Return the pre-trained model of a benchmark run.
+
+    Args:
+        data: the data set, whose shipped checkpoint is taken where ``weights`` is "".
+        weights: a checkpoint file.
+        digest: its SHA-256; "" to take what is there.
+
+    Raises:
+        ModelError: where there is no checkpoint, or it is not the one that was asked for.
+    """
+    if not weights:
+        return checkpoint.load_shipped(data)
+    path = Path(weights).expanduser()
+    model, card = checkpoint.load(path)
+    if digest and sha256(path) != digest:
+        raise ModelError(
+            f"{path} is not the file this run was started with (its SHA-256 is another); give the "
+            "file under a new name, so that runs with it are runs of their own"
+        )
+    return model, card
+
+
+def serve(
+    model: nn.Module,
+    card: checkpoint.Card,
+    data: DataSet,
+    setting: Setting,
+    contender: Contender,
+    seed: int,
+    out: Path | None = None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    watch: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> list[TaskReport]:
+    """Serve a setting's requests with one method; ``model`` itself is left as it is.
+
+    Returns:
+        One report per request.
+    """
+    method = methods.create(contender.method, contender.recipe, setting.kind, **(overrides or {}))
+    problem = Classification(copy.deepcopy(model), data, card.mean, card.std, device, precision)
+    return forget_sequence(problem, method, plan(data, setting, seed), seed, out, watch)
+
+
+def rows_of(
+    reports: Sequence[TaskReport], scenario: str, contender: Contender, seed: int
+) -> list[dict[str, Any]]:
+    """Return one row per task: what was run, its metrics in percent, its seconds."""
+    rows = []
+    for number, report in enumerate(reports, 1):
+        figures = {k: v for k, v in report.figures.items() if not k.startswith("norm/")}
+        row: dict[str, Any] = {"scenario": scenario, "method": contender.method}
+        row |= {"recipe": contender.recipe, "seed": seed, "task": number}
+        rows.append({**row, **report.metrics, **figures, "seconds": report.seconds})
+    return rows
+
+
+def with_pre_trained(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return ``rows`` with those of the pre-trained model above them, one per scenario, seed and task."""
+    keys = ["scenario", "seed", "task"]
+    before = rows.drop_duplicates(keys)[keys].assign(method=PRE_TRAINED, recipe="")
+    source = rows.drop_duplicates(keys)
+    for column in source:
+        stem, found, suffix = str(column).partition("_before")
+        if found:
+            before[stem + suffix] = source[column]
+    return pd.concat([before, rows], ignore_index=True)
+
+
+def beside(rows: pd.DataFrame, table: str) -> pd.DataFrame:
+    """Return ours beside the published numbers, one line per scenario, method, recipe, task and metric.
+
+    Args:
+        rows: lines of :func:`rows_of`.
+        table: a name of :data:`published.TABLES`.
+
+    Returns:
+        Columns: seeds; ours and sd, margin-free; margin and margin_sd, with the head's margin;
+        published, and difference = margin − published, in points (for a head without margin, ours −
+        published). A standard deviation needs two seeds; it is NaN otherwise.
+    """
+    known = {s.name for s in published.table(table).scenarios}
+    if strange := sorted(set(rows["scenario"]) - known):
+        raise ConfigError(f"{table} has no scenario {strange[0]!r}; it has {', '.join(sorted(known))}")
+    keys = ["scenario", "method", "recipe", "task"]
+    whole = with_pre_trained(rows)
+    order = {tuple(key): place for place, key in enumerate(whole[keys].itertuples(index=False))}
+    grouped = whole.groupby(keys, sort=False)
+    mean, sd = grouped.mean(numeric_only=True), grouped.std(numeric_only=True)
+    printed = published.read(table).set_index(["scenario", "method", "task"])
+    lines = []
+    for key in sorted(mean.index, key=lambda k: order[k]):
+        scenario, method, _, task = key
+        place = (scenario, printed_name(method), task)
+        for metric in published.METRICS:
+            if metric not in mean or pd.isna(mean.loc[key, metric]):
+                continue
+            margin = f"{metric}_margin" if f"{metric}_margin" in mean else metric
+            there = float(printed.loc[place, metric]) if place in printed.index else float("nan")
+            lines.append(
+                dict(zip(keys, key, strict=True))
+                | {"metric": metric, "seeds": int(grouped.size()[key])}
+                | {"ours": mean.loc[key, metric], "sd": sd.loc[key, metric]}
+                | {"margin": mean.loc[key, margin], "margin_sd": sd.loc[key, margin]}
+                | {"published": there, "difference": mean.loc[key, margin] - there}
+            )
+    return pd.DataFrame(lines)
+
+
+def printed_name(method: str) -> str:
+    """Return what the published tables call a method; "" for one that they do not have."""
+    if method == PRE_TRAINED:
+        return "Pre-train"
+    return methods.table()[method].published
+
+
+HEADINGS = {"h": "H", "acc_r": "Acc_r", "acc_f": "Acc_f", "acc_o": "Acc_o", "acc_m": "Acc_m"}
+
+
+def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
+    """Return one scenario of :func:`beside` to be read: a line per task, cells "mean ± sd".
+
+    Columns are (metric, "ours" | "with margin" | "published").
+    """
+    part = comparison[comparison["scenario"] == scenario]
+    cells: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
+    for line in part.to_dict("records"):
+        key = (line["method"], line["recipe"], str(line["task"]))
+        heading = HEADINGS[line["metric"]]
+        cells.setdefault(key, {}).update(
+            {
+                (heading, "ours"): _cell(line["ours"], line["sd"]),
+                (heading, "with margin"): _cell(line["margin"], line["margin_sd"]),
+                (heading, "published"): _cell(line["published"]),
+            }
+        )
+    frame = pd.DataFrame.from_dict(cells, orient="index")
+    frame.index = pd.MultiIndex.from_tuples(frame.index, names=["method", "recipe", "task"])
+    sides = ("ours", "with margin", "published")
+    columns = [(h, side) for h in HEADINGS.values() for side in sides if (h, side) in frame]
+    return frame.reindex(columns=pd.MultiIndex.from_tuples(columns)).fillna("")
+
+
+def _cell(value: float, sd: float = float("nan")) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:.1f}" if math.isnan(sd) else f"{value:.1f} ± {sd:.1f}"

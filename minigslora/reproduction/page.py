@@ -1,0 +1,177 @@
+"""What came of a grid, as tables in CSV and as one HTML page.
+
+``rows.csv`` has a line per run and task, ``comparison.csv`` ours beside the published numbers (mean and
+standard deviation over seeds), ``report.html`` both to be read, with figures, times and what failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from minigslora import plots
+from minigslora.errors import ConfigError
+from minigslora.files import read_json, written_whole
+from minigslora.report import Page
+from minigslora.reproduction import published
+from minigslora.reproduction.benchmark import PRE_TRAINED, beside, printed_name, wide
+from minigslora.reproduction.grid import read_grid
+
+HOW_TO_READ = (
+    "Percent on the test split, mean ± standard deviation over seeds (one seed: no deviation). “ours” is "
+    "margin-free, what a user of the model gets; “with margin” subtracts the head's training margin from "
+    "the true class's logit, as the published figures do, and is what to compare with them. Compare "
+    "absolute figures only where data and pre-trained model are those of the paper; elsewhere, compare "
+    "each method with its own pre-trained row, and methods with one another."
+)
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The runs of a grid.
+
+    Attributes:
+        table: the published table.
+        rows: a line per finished run and task.
+        runs: a line per finished run: its label, parameters, versions, device, seconds.
+        failed: the error of each failed run by label.
+        missing: labels of runs that have not been carried out.
+    """
+
+    table: str
+    rows: pd.DataFrame
+    runs: pd.DataFrame
+    failed: Mapping[str, str]
+    missing: Sequence[str]
+
+
+def collect(folder: Path) -> Collected:
+    """Return what the runs of the grid noted in ``folder`` have left.
+
+    Raises:
+        ConfigError: where there is no grid, or not one finished run.
+    """
+    noted = read_grid(folder)
+    rows, runs, missing = list[dict[str, Any]](), list[dict[str, Any]](), list[str]()
+    failed = {run["label"]: run.get("error", "") for run in noted["runs"] if run["status"] == "failed"}
+    for run in noted["runs"]:
+        result = Path(run["folder"]) / "result.json"
+        if not result.is_file():
+            if run["label"] not in failed:
+                missing.append(run["label"])
+            continue
+        found = read_json(result)
+        rows += found["metrics"]["rows"]
+        kept = {"run": run["label"], "seconds": found["seconds"], "device": found["device"]}
+        kept |= {"threads": found["threads"], "parameters": found["parameters"]}
+        runs.append(kept | {"versions": found["versions"], "folder": run["folder"]})
+    if not rows:
+        reason = next(iter(failed.values()), "none has been carried out")
+        raise ConfigError(f"no run of the grid in {folder} has finished: {reason}")
+    return Collected(noted["table"], pd.DataFrame(rows), pd.DataFrame(runs), failed, missing)
+
+
+def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
+    """Draw H and Acc_o over the tasks of a scenario, ours and the published; None for a single task.
+
+    Args:
+        rows: a line per run and task.
+        scenario: which of them.
+        table: the published table.
+    """
+    part = rows[rows["scenario"] == scenario]
+    tasks = sorted(part["task"].unique())
+    if len(tasks) < 2:
+        return None
+    printed = published.read(table)
+    printed = printed[printed["scenario"] == scenario]
+    panels, published_lines = [], []
+    for metric, label in (("h", "H"), ("acc_o", "Acc_o, %")):
+        lines: dict[str, list[float]] = {}
+        for (method, recipe), own in part.groupby(["method", "recipe"], sort=False):
+            means = own.groupby("task")[metric].mean()
+            lines[f"{method}, {recipe}"] = [float(means.get(t, float("nan"))) for t in tasks]
+        for method in part["method"].unique():
+            there = printed[printed["method"] == printed_name(method)].set_index("task")[metric]
+            if len(there):
+                name = f"{printed_name(method)}, published"
+                lines[name] = [float(there.get(t, float("nan"))) for t in tasks]
+                published_lines.append(name)
+        title = f"{label.split(',')[0]} after each request"
+        panels.append(plots.Panel(title, label, lines, dashed=published_lines))
+    return plots.curves(panels, "task", [str(t) for t in tasks])
+
+
+def times(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the seconds a task of each method took: mean over tasks and seeds, and their sum a run."""
+    keys = ["scenario", "method", "recipe"]
+    runs = rows.groupby([*keys, "seed"], sort=False)["seconds"].sum().reset_index()
+    found = rows.groupby(keys, sort=False)["seconds"].mean().rename("seconds a task").to_frame()
+    found["seconds a run"] = runs.groupby(keys, sort=False)["seconds"].mean()
+    found["runs"] = runs.groupby(keys, sort=False).size()
+    return found
+
+
+def write(folder: Path) -> Path:
+    """Collect a grid and write ``rows.csv``, ``comparison.csv`` and ``report.html`` into its folder.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        ConfigError: where there is no grid, or not one finished run.
+        OutputError: where the folder cannot be written.
+    """
+    plots.style()
+    found = collect(folder)
+    comparison = beside(found.rows, found.table)
+    for name, frame in (("rows.csv", found.rows), ("comparison.csv", comparison)):
+        with written_whole(folder / name) as temporary:
+            frame.round(4).to_csv(temporary, index=False)
+    table = published.table(found.table)
+    page = Page(f"{table.name}: {table.title}")
+    page.text(
+        f"{len(found.runs)} runs have finished, {len(found.failed)} failed, {len(found.missing)} are open."
+    )
+    if found.failed:
+        page.heading("Failed")
+        page.values(found.failed)
+    page.text(HOW_TO_READ)
+    for scenario in [s.name for s in table.scenarios if s.name in set(found.rows["scenario"])]:
+        page.heading(scenario)
+        page.table(wide(comparison, scenario))
+        if (figure := progress(found.rows, scenario, found.table)) is not None:
+            page.figure(
+                figure,
+                "Margin-free, mean over seeds; dashed: the published figures, with margin.",
+                f"Lines of H and Acc_o over the requests of {scenario}, by method",
+            )
+    _add_runs(page, found)
+    page.write(folder / "report.html")
+    return folder / "report.html"
+
+
+def _add_runs(page: Page, found: Collected) -> None:
+    page.heading("Times")
+    page.table(times(found.rows))
+    page.heading("Every run")
+    common = {
+        key: value
+        for key, value in found.runs["parameters"].iloc[0].items()
+        if all(other.get(key) == value for other in found.runs["parameters"])
+    }
+    page.text("What all runs have in common:")
+    page.values({**common, "versions": found.runs["versions"].iloc[0]})
+    shown = found.runs[["run", "seconds", "device", "threads", "folder"]].copy()
+    shown["parameters"] = [
+        ", ".join(f"{k} = {v}" for k, v in own.items() if k not in common) for own in found.runs["parameters"]
+    ]
+    page.table(shown.set_index("run"))
+
+
+__all__ = ["PRE_TRAINED", "Collected", "collect", "progress", "times", "write"]

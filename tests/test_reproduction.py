@@ -1,0 +1,428 @@
+"""Published tables, ours beside them, and grids of runs that are stopped, fail and go on."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import nbformat
+import pandas as pd
+import pytest
+import tiny
+from nbformat.v4 import new_code_cell, new_notebook
+
+from minigslora import __main__ as command_line
+from minigslora import recipes
+from minigslora.contracts import TaskReport
+from minigslora.datasets.splits import Setting
+from minigslora.errors import ConfigError, ModelError
+from minigslora.files import sha256
+from minigslora.metrics import h_mean
+from minigslora.models import checkpoint
+from minigslora.reproduction import benchmark, engines, page, published
+from minigslora.reproduction.benchmark import Contender
+from minigslora.reproduction.grid import Grid, read_grid, run_grid
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIGSLORA_RUNS", str(tmp_path / "runs"))
+    for name in ("MINIGSLORA_PROFILE", "MINIGSLORA_RUN_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# --- the published tables -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "odd"), [("table2", 1), ("table3", 1), ("table5", 0)])
+def test_printed_h_agrees_with_its_formula_but_for_the_rows_known(name, odd):
+    frame = published.read(name)
+    start = frame[frame["method"] == "Pre-train"].set_index(["scenario", "task"])["acc_f"]
+    assert start.index.is_unique
+    rest = frame[frame["method"] != "Pre-train"]
+    off = [
+        row.method
+        for row in rest.itertuples()
+        if abs(h_mean(row.acc_r, start[row.scenario, row.task] - row.acc_f) - row.h) > 0.06
+    ]
+    assert len(off) == odd
+    assert len(rest) == len(published.table(name).scenarios) * 13 * rest["task"].nunique()
+
+
+def test_every_scenario_has_a_preset_and_every_preset_a_source():
+    for table in published.TABLES.values():
+        for scenario in table.scenarios:
+            assert recipes.setting(scenario.setting.kind).source
+            assert sum(scenario.setting.requests) < 100
+    assert published.table("table2").scenario("100-90/4-shot").setting == Setting((90,), shots=4)
+    assert published.table("table3").scenario("four/full").at(1337).order == 1337
+    with pytest.raises(ConfigError, match="unknown table 'table9'; there are table2, table3, table5"):
+        published.table("table9")
+    with pytest.raises(ConfigError, match="table3 has no scenario 'five'; it has four/full, four/4-shot"):
+        published.table("table3").scenario("five")
+
+
+# --- contenders and models ----------------------------------------------------------------------------
+
+
+def test_contenders_are_methods_with_recipes_and_only_published_ones_have_a_released_one():
+    assert str(Contender.parse("gslora++:released")) == "gslora++:released"
+    assert str(Contender.parse("gslora")) == "gslora"
+    every = [str(c) for c in benchmark.contenders()]
+    assert {"gslora", "gslora:released", "gslora++", "gslora++:released", "gslora-distill"} <= set(every)
+    assert "gslora-distill:released" not in every
+    assert benchmark.contenders(["gslora:released", "gslora"], ["corrected"]) == (
+        Contender("gslora", "released"),
+        Contender("gslora"),
+    )
+    with pytest.raises(ConfigError, match="unknown method 'gslora3'"):
+        benchmark.contenders(["gslora3"])
+    with pytest.raises(ConfigError, match="unknown recipe 'old'"):
+        Contender.parse("gslora:old")
+
+
+def test_weights_are_checked_against_what_the_run_was_started_with(tmp_path):
+    path = tmp_path / "face.safetensors"
+    card = checkpoint.Card({"kind": "face", **vars(tiny.FACE)}, image_size=48)
+    checkpoint.save(path, tiny.face_model(), card)
+    model, found = benchmark.load_model("mini-faces", str(path), sha256(path))
+    assert found.image_size == 48
+    assert model.head.weight.shape == (tiny.PEOPLE, 32)
+    with pytest.raises(ModelError, match="is not the file this run was started with"):
+        benchmark.load_model("mini-faces", str(path), "0" * 64)
+    with pytest.raises(ModelError, match="no checkpoint ships for 'casia-face100'"):
+        benchmark.load_model("casia-face100")
+
+
+def test_serve_leaves_the_given_model_alone_and_repeats():
+    model, data = tiny.face_model(), tiny.faces()
+    card = checkpoint.Card({"kind": "face"}, image_size=48)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    served = [
+        benchmark.serve(
+            model,
+            card,
+            data,
+            Setting((2, 1), ratio=0.5),
+            Contender("gslora++"),
+            seed=3,
+            precision="fp32",
+            overrides=tiny.QUICK,
+        )
+        for _ in range(2)
+    ]
+    assert {k: v.tolist() for k, v in model.state_dict().items()} == {
+        k: v.tolist() for k, v in before.items()
+    }
+    assert [r.metrics for r in served[0]] == [r.metrics for r in served[1]]
+    rows = benchmark.rows_of(served[0], "four/full", Contender("gslora++"), 3)
+    assert [(r["task"], r["seed"], r["recipe"]) for r in rows] == [(1, 3, "corrected"), (2, 3, "corrected")]
+    assert not [k for k in rows[0] if k.startswith("norm/")]
+
+
+# --- ours beside theirs -------------------------------------------------------------------------------
+
+
+def made_rows(method="gslora++", recipe="corrected", seeds=(0, 1), scenario="four/full", h=80.0):
+    rows = []
+    for seed in seeds:
+        for task in (1, 2):
+            metrics = {"acc_r": 84.0 + seed, "acc_f": 0.5, "h": h + seed, "h_margin": 70.0 + seed}
+            metrics |= {"acc_r_margin": 60.0, "acc_f_margin": 0.0, "acc_r_before": 85.0, "acc_f_before": 86.0}
+            metrics |= {"acc_r_before_margin": 61.0, "acc_f_before_margin": 62.0}
+            if task > 1:
+                metrics |= {"acc_o": 1.0, "acc_o_margin": 0.2}
+            report = TaskReport(f"task{task}", (1,), metrics, {"norm/blocks.0": 1.0}, {}, 12.5)
+            rows.append((report, seed, task))
+    return [
+        {**benchmark.rows_of([r], scenario, Contender(method, recipe), s)[0], "task": t} for r, s, t in rows
+    ]
+
+
+def test_ours_stands_beside_the_published_with_mean_deviation_and_difference():
+    found = benchmark.beside(pd.DataFrame(made_rows()), "table3").set_index(["method", "task", "metric"])
+    line = found.loc["gslora++", 1, "h"]
+    assert (line["seeds"], line["ours"], line["margin"]) == (2, 80.5, 70.5)
+    assert line["sd"] == pytest.approx(0.5**0.5)
+    assert line["published"] == 73.97
+    assert line["difference"] == pytest.approx(70.5 - 73.97)
+    assert found.loc["gslora++", 2, "acc_o"]["published"] == 0.10
+    assert ("gslora++", 1, "acc_o") not in found.index
+    before = found.loc[benchmark.PRE_TRAINED, 1, "acc_f"]
+    assert (before["ours"], before["margin"], before["published"]) == (86.0, 62.0, 74.65)
+
+
+def test_one_seed_has_no_deviation_and_an_unpublished_method_no_published_figure():
+    rows = pd.DataFrame(made_rows("gslora-distill", seeds=(0,)))
+    found = benchmark.beside(rows, "table3").set_index(["method", "task", "metric"])
+    assert math.isnan(found.loc["gslora-distill", 1, "h"]["sd"])
+    assert math.isnan(found.loc["gslora-distill", 1, "h"]["published"])
+    shown = benchmark.wide(benchmark.beside(rows, "table3"), "four/full")
+    assert shown.loc[("gslora-distill", "corrected", "1"), ("H", "ours")] == "80.0"
+    assert shown.loc[("gslora-distill", "corrected", "1"), ("H", "published")] == ""
+    with pytest.raises(ConfigError, match="table5 has no scenario 'four/full'; it has four/missing"):
+        benchmark.beside(rows, "table5")
+
+
+def test_the_wide_table_is_read_from_left_to_right():
+    shown = benchmark.wide(benchmark.beside(pd.DataFrame(made_rows()), "table3"), "four/full")
+    assert list(shown.columns[:3]) == [("H", "ours"), ("H", "with margin"), ("H", "published")]
+    assert shown.index[0] == (benchmark.PRE_TRAINED, "", "1")
+    assert shown.loc[("gslora++", "corrected", "2"), ("H", "ours")] == "80.5 ± 0.7"
+
+
+# --- the runs of a grid ---------------------------------------------------------------------------------
+
+
+def test_a_grid_is_scenarios_times_methods_times_seeds_and_whole_seeds_come_first():
+    grid = Grid("table3", "smoke", benchmark.contenders(["gslora", "gslora++"]), seeds=2)
+    jobs = grid.jobs()
+    assert len(jobs) == 2 * 2 * 2 * 2
+    assert [job.parameters["seed"] for job in jobs] == [0] * 8 + [1] * 8
+    assert len({job.folder for job in jobs}) == len({job.label for job in jobs}) == len(jobs)
+    assert not any(job.finished for job in jobs)
+
+
+def test_settings_go_to_all_or_to_one():
+    settings = {"": {"epochs": 1}, "gslora:released": {"epochs": 2, "rank": 3}}
+    grid = Grid("table5", "smoke", benchmark.contenders(["gslora"]), settings=settings)
+    assert [job.parameters["settings"] for job in grid.jobs()] == [{"epochs": 1}, {"epochs": 2, "rank": 3}]
+    other = Grid("table5", "smoke", benchmark.contenders(["gslora"]))
+    assert other.folder != grid.folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"table": "table7"}, "unknown table 'table7'"),
+        ({"scenarios": ("five",)}, "table3 has no scenario 'five'"),
+        ({"profile": "huge"}, "profile = 'huge'; expected one of smoke, cpu, gpu, paper"),
+        ({"seeds": 0}, "1 methods and 0 seeds make no run"),
+        ({"weights": "nowhere.safetensors"}, "no weight file at .*nowhere.safetensors; check --weights"),
+        (
+            {"settings": {"gslora": {"epochs": 1}}},
+            r"settings for 'gslora', which is not run; the methods are gslora\+\+",
+        ),
+    ],
+)
+def test_a_grid_that_cannot_be_run_is_refused_before_anything_starts(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Grid(**{"table": "table3", "contenders": (Contender("gslora++"),), **changes}).jobs()
+
+
+class Pretended:
+    """An engine that writes results without running anything; labels that contain ``bad`` fail."""
+
+    def __init__(self, bad="nothing", stop_after=99):
+        self.bad, self.stop_after, self.served = bad, stop_after, []
+
+    def run(self, jobs):
+        for job in jobs:
+            if len(self.served) == self.stop_after:
+                raise KeyboardInterrupt
+            self.served.append(job.label)
+            if self.bad in job.label:
+                yield engines.Outcome(job, "rank 500 does not fit")
+                continue
+            p = job.parameters
+            who = Contender.parse(p["contenders"][0])
+            rows = made_rows(who.method, who.recipe, (p["seed"],), p["scenario"])
+            found = {"metrics": {"rows": rows}, "parameters": p, "seconds": 3.0, "device": "cpu"}
+            found |= {"threads": 1, "versions": {"torch": "2"}}
+            job.folder.mkdir(parents=True, exist_ok=True)
+            (job.folder / "result.json").write_text(json.dumps(found))
+            yield engines.Outcome(job)
+
+
+def test_what_has_finished_is_not_run_again_and_one_failure_leaves_the_rest_whole():
+    grid = Grid("table3", "smoke", benchmark.contenders(["gslora", "gslora++"], ["corrected"]), seeds=2)
+    first = Pretended(stop_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        run_grid(grid, first)
+    assert [r["status"] for r in read_grid(grid.folder)["runs"]] == ["finished"] * 3 + ["open"] * 5
+    second = Pretended(bad="four/4-shot gslora seed 1")
+    outcomes = run_grid(grid, second)
+    assert len(second.served) == 5
+    assert not set(first.served) & set(second.served)
+    assert [o.error for o in outcomes if o.error] == ["rank 500 does not fit"]
+    path = page.write(grid.folder)
+    text = path.read_text()
+    assert "7 runs have finished, 1 failed, 0 are open" in text
+    assert "four/4-shot gslora seed 1" in text
+    assert "rank 500 does not fit" in text
+    rows = pd.read_csv(grid.folder / "rows.csv")
+    assert len(rows) == 7 * 2
+    comparison = pd.read_csv(grid.folder / "comparison.csv")
+    assert comparison["published"].notna().any()
+    assert "data:image/png" in text
+
+
+def test_a_grid_with_other_methods_adds_to_the_page_and_takes_nothing_away():
+    run_grid(Grid("table3", "smoke", (Contender("gslora"),)), Pretended())
+    other = Grid("table3", "smoke", (Contender("gslora++"),), seeds=2)
+    run_grid(other, Pretended())
+    assert {r["label"].split()[1] for r in read_grid(other.folder)["runs"]} == {"gslora", "gslora++"}
+    found = page.collect(other.folder)
+    assert len(found.runs) == 2 + 4
+    again = Pretended()
+    run_grid(other, again)
+    assert not again.served
+
+
+def test_a_folder_without_grid_and_a_grid_without_result_are_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no grid in .*; run 'minigslora reproduce' first"):
+        page.collect(tmp_path)
+    grid = Grid("table3", "smoke", (Contender("gslora"),))
+    run_grid(grid, Pretended(bad="gslora"))
+    with pytest.raises(ConfigError, match=r"no run of the grid in .* has finished: rank 500 does not fit"):
+        page.write(grid.folder)
+
+
+def test_a_single_request_has_no_progress_to_draw():
+    rows = pd.DataFrame(made_rows(scenario="100-5/full"))
+    assert page.progress(rows[rows["task"] == 1], "100-5/full", "table2") is None
+
+
+# --- engines -------------------------------------------------------------------------------------------
+
+SETUP = """
+from minigslora.runs import configure
+
+run = configure("{name}", globals(), cpu={{"wait": 0.0, "log": ""}})
+"""
+WORK = """
+import time
+from pathlib import Path
+
+assert run.seed != 13, "an unlucky seed"
+with Path(run.log).open("a") as file:
+    file.write(f"{run.seed} begins\\n")
+time.sleep(run.wait)
+with Path(run.log).open("a") as file:
+    file.write(f"{run.seed} ends\\n")
+_ = run.finish({"rows": [{"seed": run.seed}]})
+"""
+
+
+def small_jobs(tmp_path, seeds, wait=0.0):
+    """Return jobs of a notebook that does next to nothing, and the file it writes to."""
+    given = "from typing import Optional\n\nprofile: str = ''\nseed: int = 0\ndevice: str = 'cpu'\n"
+    given += "precision: str = 'auto'\nwait: Optional[float] = None\nlog: Optional[str] = None"
+    cells = [new_code_cell(given, metadata={"tags": ["parameters"]})]
+    cells += [new_code_cell(SETUP.format(name="small").strip()), new_code_cell(WORK.strip())]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path, log = tmp_path / "small.ipynb", tmp_path / "log.txt"
+    nbformat.write(new_notebook(cells=cells, metadata=kernel), path)
+    common = {"wait": wait, "log": str(log)}
+    return [engines.Job(f"seed {s}", str(path), {**common, "seed": s}) for s in seeds], log
+
+
+def test_cores_and_gpus_are_shared_out(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert engines.Local(3, gpus=0).slots() == [{"OMP_NUM_THREADS": "2"}] * 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    slots = engines.Local(gpus=2).slots()
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in slots] == ["4", "6"]
+    with pytest.raises(ConfigError, match="jobs = 0; expected 1 or more"):
+        engines.Local(0)
+
+
+@pytest.mark.slow
+def test_local_runs_go_on_beside_one_that_fails(tmp_path):
+    jobs, log = small_jobs(tmp_path, [1, 13])
+    outcomes = {o.job.label: o.error for o in engines.Local(2, gpus=0).run(jobs)}
+    assert outcomes["seed 1"] == ""
+    assert "AssertionError: an unlucky seed" in outcomes["seed 13"]
+    assert log.read_text().split("\n")[:2] == ["1 begins", "1 ends"]
+    assert [job.finished for job in jobs] == [True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_a_grid_that_is_killed_goes_on_and_runs_nothing_twice(tmp_path):
+    jobs, log = small_jobs(tmp_path, [1, 2, 3], wait=3.0)
+    script = f"""
+        from minigslora.reproduction.engines import Job, Local
+        jobs = [Job(l, n, p) for l, n, p in {[(j.label, j.notebook, dict(j.parameters)) for j in jobs]!r}]
+        list(Local(1, gpus=0).run(jobs))
+    """
+    package = os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")]))
+    started = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], env={**os.environ, "PYTHONPATH": package}
+    )
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and "2 begins" in log.read_text()):
+        assert time.monotonic() < deadline, "the second run never began"
+        time.sleep(0.1)
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    outcomes = list(engines.Local(1, gpus=0).run([job for job in jobs if not job.finished]))
+    assert not [o.error for o in outcomes if o.error]
+    # The second run was under way: it either went on by itself, and was waited for, or was begun anew.
+    lines = log.read_text().split("\n")
+    assert [lines.count(f"{k} ends") for k in (1, 2, 3)] == [1, 1, 1]
+    assert lines.count("1 begins") == 1
+
+
+@pytest.mark.slow
+def test_a_local_ray_runs_the_same_jobs(tmp_path):
+    pytest.importorskip("ray")
+    jobs, _ = small_jobs(tmp_path, [1, 13])
+    engine = engines.make("ray", 1)
+    try:
+        outcomes = {o.job.label: o.error for o in engine.run(jobs)}
+    finally:
+        engine.ray.shutdown()
+    assert outcomes["seed 1"] == ""
+    assert "an unlucky seed" in outcomes["seed 13"]
+    assert [job.finished for job in jobs] == [True, False]
+
+
+def test_results_from_another_machine_are_written_whole(tmp_path):
+    engines.bring_back(tmp_path / "run", {"result.json": b"{}", "parameters.yaml": b"seed: 1"})
+    assert (tmp_path / "run" / "result.json").read_bytes() == b"{}"
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["parameters.yaml", "result.json"]
+
+
+def test_an_engine_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="unknown engine 'slurm'; expected local or ray"):
+        engines.make("slurm")
+    with pytest.raises(ConfigError, match="--address head:6379 goes with --engine ray"):
+        engines.make("local", 1, "head:6379")
+
+
+# --- the command line ----------------------------------------------------------------------------------
+
+
+def test_reproduce_and_report_from_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr(engines, "make", lambda *arguments: Pretended(bad="gslora:released"))
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(
+            ["reproduce", "table5", "--profile", "smoke", "--methods", "gslora", "--seeds", "2"]
+        )
+    assert stopped.value.code == 1
+    printed = capsys.readouterr()
+    assert "2 of 4 runs have finished" in printed.out
+    assert printed.err.count("failed: four/missing gslora:released") == 2
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(["report"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.strip().endswith("report.html")
+
+
+def test_report_without_a_grid_says_what_to_do(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(["report"])
+    assert stopped.value.code == 2
+    assert "run 'minigslora reproduce' first" in capsys.readouterr().err
+
+
+def test_settings_from_the_command_line_are_for_all_or_for_one():
+    pairs = {"epochs": 1, "gslora++/lr": 0.1, "gslora:released/rank": 4}
+    expected = {"": {"epochs": 1}, "gslora++": {"lr": 0.1}, "gslora:released": {"rank": 4}}
+    assert command_line.by_method(pairs) == expected
+    assert command_line.split_list(" a, b,,c ") == ["a", "b", "c"]
