@@ -168,6 +168,18 @@ def test_one_seed_has_no_deviation_and_an_unpublished_method_no_published_figure
         benchmark.beside(rows, "table5")
 
 
+def test_the_summary_takes_tasks_first_and_seeds_then():
+    rows = pd.DataFrame(made_rows() + made_rows("gslora", seeds=(0,)))
+    rows.loc[(rows["method"] == "gslora++") & (rows["task"] == 2) & (rows["seed"] == 1), "acc_f"] = 2.5
+    found = benchmark.summary(rows).loc["four/full"]
+    line = found.loc[("gslora++", "corrected")]
+    assert (line["seeds"], line["Acc_r"], line["fall of Acc_r"]) == (2, "84.50 ± 0.71", "0.50 ± 0.71")
+    assert (line["Acc_f"], line["worst Acc_f"]) == ("1.00 ± 0.71", "1.50 ± 1.41")
+    assert line["seconds a run"] == "25.00 ± 0.00"
+    assert found.loc[("gslora", "corrected"), "Acc_r"] == "84.00"
+    assert "fall of Acc_m" not in found
+
+
 def test_the_wide_table_is_read_from_left_to_right():
     shown = benchmark.wide(benchmark.beside(pd.DataFrame(made_rows()), "table3"), "four/full")
     assert list(shown.columns[:3]) == [("H", "ours"), ("H", "with margin"), ("H", "published")]

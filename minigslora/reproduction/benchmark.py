@@ -192,6 +192,44 @@ def printed_name(method: str) -> str:
     return methods.table()[method].published
 
 
+AT_A_GLANCE: dict[str, tuple[str, str]] = {
+    "Acc_r": ("acc_r", "mean"),
+    "fall of Acc_r": ("fall_r", "mean"),
+    "worst fall": ("fall_r", "max"),
+    "Acc_f": ("acc_f", "mean"),
+    "worst Acc_f": ("acc_f", "max"),
+    "Acc_o": ("acc_o", "mean"),
+    "worst Acc_o": ("acc_o", "max"),
+    "fall of Acc_m": ("fall_m", "mean"),
+    "H": ("h", "mean"),
+    "zero groups": ("zero_group_ratio", "mean"),
+    "seconds a run": ("seconds", "sum"),
+}
+"""Columns of :func:`summary`: a column of the rows, and what is taken over the tasks of a run."""
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return a line per scenario, method and recipe, margin-free: mean ± standard deviation over seeds.
+
+    Each figure is first the mean, or the worst, over the tasks of a run. A fall is the pre-trained
+    model's accuracy less the edited one's.
+    """
+    keys = ["scenario", "method", "recipe"]
+    with_falls = rows.assign(fall_r=rows["acc_r_before"] - rows["acc_r"])
+    if "acc_m" in rows:
+        with_falls["fall_m"] = rows["acc_m_before"] - rows["acc_m"]
+    named = {name: how for name, how in AT_A_GLANCE.items() if how[0] in with_falls}
+    runs = with_falls.groupby([*keys, "seed"], sort=False).agg(**named)
+    grouped = runs.groupby(keys, sort=False)
+    mean, sd = grouped.mean(), grouped.std()
+    shown = {
+        name: [_cell(m, s, 2) for m, s in zip(mean[name], sd[name], strict=True)]
+        for name in named
+        if mean[name].notna().any()
+    }
+    return pd.DataFrame({"seeds": grouped.size(), **{k: pd.Series(v, mean.index) for k, v in shown.items()}})
+
+
 HEADINGS = {"h": "H", "acc_r": "Acc_r", "acc_f": "Acc_f", "acc_o": "Acc_o", "acc_m": "Acc_m"}
 
 
@@ -219,7 +257,8 @@ def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
     return frame.reindex(columns=pd.MultiIndex.from_tuples(columns)).fillna("")
 
 
-def _cell(value: float, sd: float = float("nan")) -> str:
+def _cell(value: float, sd: float = float("nan"), digits: int = 1) -> str:
     if math.isnan(value):
         return ""
-    return f"{value:.1f}" if math.isnan(sd) else f"{value:.1f} ± {sd:.1f}"
+    shown = f"{value:.{digits}f}"
+    return shown if math.isnan(sd) else f"{shown} ± {sd:.{digits}f}"

@@ -6,6 +6,7 @@ standard deviation over seeds), ``report.html`` both to be read, with figures, t
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from minigslora.errors import ConfigError
 from minigslora.files import read_json, written_whole
 from minigslora.report import Page
 from minigslora.reproduction import published
-from minigslora.reproduction.benchmark import PRE_TRAINED, beside, printed_name, wide
+from minigslora.reproduction.benchmark import beside, printed_name, summary, wide
 from minigslora.reproduction.grid import read_grid
 
 HOW_TO_READ = (
@@ -28,6 +29,13 @@ HOW_TO_READ = (
     "the true class's logit, as the published figures do, and is what to compare with them. Compare "
     "absolute figures only where data and pre-trained model are those of the paper; elsewhere, compare "
     "each method with its own pre-trained row, and methods with one another."
+)
+
+
+AT_A_GLANCE = (
+    "Margin-free, in percent; each figure is first taken over the tasks of a run (mean, or worst), then mean "
+    "± standard deviation over seeds. A fall is the pre-trained model's accuracy less the edited one's; a "
+    "negative one is a gain."
 )
 
 
@@ -141,9 +149,13 @@ def write(folder: Path) -> Path:
     if found.failed:
         page.heading("Failed")
         page.values(found.failed)
+    page.heading("At a glance")
+    page.table(summary(found.rows))
+    page.text(AT_A_GLANCE)
+    page.heading("Beside the published figures")
     page.text(HOW_TO_READ)
     for scenario in [s.name for s in table.scenarios if s.name in set(found.rows["scenario"])]:
-        page.heading(scenario)
+        page.parts.append(f"<h3>{html.escape(scenario)}</h3>")
         page.table(wide(comparison, scenario))
         if (figure := progress(found.rows, scenario, found.table)) is not None:
             page.figure(
@@ -172,6 +184,3 @@ def _add_runs(page: Page, found: Collected) -> None:
         ", ".join(f"{k} = {v}" for k, v in own.items() if k not in common) for own in found.runs["parameters"]
     ]
     page.table(shown.set_index("run"))
-
-
-__all__ = ["PRE_TRAINED", "Collected", "collect", "progress", "times", "write"]
