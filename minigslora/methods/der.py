@@ -17,11 +17,19 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from minigslora.contracts import Batch, Problem, Progress, Space, Terms
-from minigslora.methods.finetuning import RELEASED_TAUGHT, Taught, TaughtConfig, vectors, with_total
+from minigslora.methods.finetuning import (
+    RELEASED_TAUGHT,
+    Relabelling,
+    RelabellingConfig,
+    Taught,
+    TaughtConfig,
+    vectors,
+    with_total,
+)
 
 
 @dataclass(frozen=True)
-class DERConfig(TaughtConfig):
+class DERConfig(TaughtConfig, RelabellingConfig):
     """Settings of DER; none is tuned yet.
 
     Attributes:
@@ -35,7 +43,7 @@ class DERConfig(TaughtConfig):
     over: Literal["mean", "sum"] = "mean"
 
 
-class DER(Taught):
+class DER(Relabelling, Taught):
     """Dark experience replay (arXiv 2004.07211)."""
 
     name: ClassVar[str] = "der"

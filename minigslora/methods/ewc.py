@@ -3,7 +3,8 @@
     F_i = E_x E_{y ~ p(·|x)} (∂ log p(y|x) / ∂θ_i)²
 
 over the retained images, y drawn from the model's own (margin-free) distribution. Source: arXiv
-1612.00796, equation 3, whose λ/2 is λ here; arXiv 1412.1193, section 9, on y and on true labels.
+1612.00796, equation 3, whose λ/2 is λ here; on why y is not the true label,
+arXiv 1412.1193.
 
 The released recipe squares the gradient of the mean loss of whole batches on true labels, margin
 included: a squared mean where the Fisher information is a mean of squares.

@@ -19,11 +19,19 @@ import torch
 from torch import Tensor
 
 from minigslora.contracts import Batch, Problem, Progress, Terms
-from minigslora.methods.finetuning import RELEASED_TAUGHT, Taught, TaughtConfig, vectors, with_total
+from minigslora.methods.finetuning import (
+    RELEASED_TAUGHT,
+    Relabelling,
+    RelabellingConfig,
+    Taught,
+    TaughtConfig,
+    vectors,
+    with_total,
+)
 
 
 @dataclass(frozen=True)
-class FDRConfig(TaughtConfig):
+class FDRConfig(TaughtConfig, RelabellingConfig):
     """Settings of FDR; none is tuned yet.
 
     Attributes:
@@ -35,7 +43,7 @@ class FDRConfig(TaughtConfig):
     each_image: bool = False
 
 
-class FDR(Taught):
+class FDR(Relabelling, Taught):
     """Function distance regularisation (arXiv 1805.08289)."""
 
     name: ClassVar[str] = "fdr"
@@ -67,5 +75,7 @@ class FDR(Taught):
         """
         gap = student - teacher
         if self.config.each_image:
-            return torch.linalg.vector_norm(gap, dim=1).mean()
-        return torch.linalg.vector_norm(gap) / math.sqrt(len(gap))
+            each: Tensor = torch.linalg.vector_norm(gap, dim=1)
+            return each.mean()
+        whole: Tensor = torch.linalg.vector_norm(gap)
+        return whole / math.sqrt(len(gap))

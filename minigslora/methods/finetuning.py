@@ -49,7 +49,7 @@ class RelabellingConfig(FineTuningConfig):
 
 
 @dataclass(frozen=True)
-class TaughtConfig(RelabellingConfig):
+class TaughtConfig(FineTuningConfig):
     """Settings of methods with a teacher.
 
     Attributes:
@@ -136,6 +136,11 @@ class FineTuning(Method):
             if not images.get(role, task.retain_images):
                 raise DataError(f"{self.name} needs {role} images, but {task.name} has none; give some")
 
+    def cross_entropy(self, problem: Problem, outputs: Any, batch: Batch, role: Role) -> Tensor:
+        """Return the mean cross-entropy of a role's images on the labels that ``batch`` has."""
+        losses = batch.part(problem.losses(outputs, batch, self.config.margin).total, role)
+        return present(losses, role).mean()
+
     def state_dict(self, problem: Problem) -> dict[str, Tensor]:
         """Return the model's weights, and those of the networks kept beside it."""
         networks = {"model": problem.model, **self.networks}
@@ -160,24 +165,14 @@ class Relabelling(FineTuning):
     Config: ClassVar[type[Any]] = RelabellingConfig
     relabel: Relabel
 
-    @classmethod
-    def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
-        """Return the released code's configuration."""
-        return RELEASED
-
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Open all but the head, and the stream of labels."""
         groups = super().begin(problem, task, streams)
         self.relabel = Relabel(task, streams, problem.device, self.config.low_labels)
         return groups
 
-    def cross_entropy(self, problem: Problem, outputs: Any, batch: Batch, role: Role) -> Tensor:
-        """Return the mean cross-entropy of a role's images on the labels that ``batch`` has."""
-        losses = batch.part(problem.losses(outputs, batch, self.config.margin).total, role)
-        return present(losses, role).mean()
 
-
-class Taught(Relabelling):
+class Taught(FineTuning):
     """Fine-tuning beside a frozen copy of the model as it was before the first request."""
 
     Config: ClassVar[type[Any]] = TaughtConfig
@@ -185,11 +180,6 @@ class Taught(Relabelling):
     def __init__(self, config: Any, training: Training) -> None:
         super().__init__(config, training)
         self.spread = 1.0
-
-    @classmethod
-    def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
-        """Return the released code's configuration."""
-        return RELEASED_TAUGHT
 
     @property
     def teacher(self) -> nn.Module:

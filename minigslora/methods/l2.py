@@ -5,8 +5,8 @@
 with one term k for the pre-trained model and one for each finished request, θ* the weights and Ω how
 much each matters. Here Ω = 1; EWC and MAS have their own Ω.
 
-Source: arXiv 2501.09705, section 5.1; the quadratic pull is the baseline "L2" of arXiv 1612.00796,
-section 2.1. The released recipe differs in its relabelling and weights.
+Source: arXiv 2501.09705, section 5.1; the same pull is the baseline "L2" of arXiv 1612.00796. The
+released recipe differs in its relabelling and weights.
 """
 
 from __future__ import annotations

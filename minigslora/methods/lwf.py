@@ -21,11 +21,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minigslora.contracts import Batch, Problem, Progress, Terms
-from minigslora.methods.finetuning import RELEASED_TAUGHT, Taught, TaughtConfig, vectors, with_total
+from minigslora.methods.finetuning import (
+    RELEASED_TAUGHT,
+    Relabelling,
+    RelabellingConfig,
+    Taught,
+    TaughtConfig,
+    vectors,
+    with_total,
+)
 
 
 @dataclass(frozen=True)
-class LwFConfig(TaughtConfig):
+class LwFConfig(TaughtConfig, RelabellingConfig):
     """Settings of LwF; none is tuned yet.
 
     Attributes:
@@ -41,7 +49,7 @@ class LwFConfig(TaughtConfig):
     twice_log: bool = False
 
 
-class LwF(Taught):
+class LwF(Relabelling, Taught):
     """Learning without forgetting (arXiv 1606.09282)."""
 
     name: ClassVar[str] = "lwf"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from minigslora.contracts import Batch, Problem, Progress, Role, Terms, Training
-from minigslora.methods.finetuning import RELEASED_TAUGHT, Taught, TaughtConfig, vectors, with_total
+from minigslora.methods.finetuning import Taught, TaughtConfig, vectors, with_total
 from minigslora.prototypes import prototype_distance
 
 
@@ -51,8 +51,7 @@ class SCRUB(Taught):
     @classmethod
     def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
         """Return the released code's configuration."""
-        own = {"relative": RELEASED_TAUGHT["relative"], "temperature": 2.0, "rounds": 10}
-        return {**own}
+        return {"relative": False, "temperature": 2.0, "rounds": 10}
 
     @classmethod
     def released_training(cls, batch: int) -> Training:
@@ -72,7 +71,8 @@ class SCRUB(Taught):
         length = max(1, progress.epochs // self.config.rounds)
         place = progress.epoch % length
         pairs = max(1, round(self.config.alternating * length / 2))
-        return place < 2 * pairs and place % 2 == 0
+        alternates: bool = place < 2 * pairs
+        return alternates and place % 2 == 0
 
     def wants(self, progress: Progress) -> tuple[Role, ...]:
         """Ask for forgotten images in max epochs, for retained ones in min epochs."""

@@ -5,7 +5,8 @@
 over the parameter tensors l, in max and in min epochs. θ̄ starts at the task's first weights and moves by a
 share of the way after each epoch.
 
-Source: the smoothing of arXiv 2212.05275, which the released code of arXiv 2302.09880 has as an option.
+Source: an option of SCRUB's own released code, after "smoothed gradient descent-ascent"; arXiv 2501.09705
+lists it as a baseline of its own.
 """
 
 from __future__ import annotations
