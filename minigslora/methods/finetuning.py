@@ -119,9 +119,15 @@ class FineTuning(Method):
             ModelError: for a model that carries adapters.
         """
         self.check(problem, task)
+        if task.index == 0:
+            self.start_anew()
         problem.model.requires_grad_(True)
         problem.head.requires_grad_(False)
         return [{"params": list(trained(problem).values())}]
+
+    def start_anew(self) -> None:
+        """Drop what was kept of another sequence."""
+        self.networks.clear()
 
     def check(self, problem: Problem, task: Task) -> None:
         """Raise an error where the model or the task's images do not serve."""
@@ -188,12 +194,12 @@ class Taught(FineTuning):
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Keep the teacher, if this is the first request, and measure its logits."""
-        self.check(problem, task)
+        groups = super().begin(problem, task, streams)
         if "teacher" not in self.networks:
             self.networks["teacher"] = frozen_copy(problem.model)
         if self.config.relative:
             self.spread = logit_spread(problem, task, self.teacher)
-        return super().begin(problem, task, streams)
+        return groups
 
     @torch.no_grad()
     def taught(self, problem: Problem, batch: Batch, role: Role, space: Any = "logits") -> Tensor:

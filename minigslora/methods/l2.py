@@ -79,6 +79,10 @@ class L2(Relabelling):
         """Return the released code's configuration."""
         return {**RELEASED, "weight": 0.05 if single else 0.1}
 
+    def start_anew(self) -> None:
+        """Drop the anchors of another sequence."""
+        self.anchors.clear()
+
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Anchor the pre-trained model, if this is the first request."""
         groups = super().begin(problem, task, streams)

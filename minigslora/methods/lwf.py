@@ -84,5 +84,7 @@ def soft_cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> 
 
 def twice_log_distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
     """Return what the released code computes in place of L_old."""
-    said, now = (F.log_softmax(z.softmax(dim=1) ** (1 / temperature), dim=1) for z in (teacher, student))
+    # softmax(z)^(1/T), by way of its logarithm, whose gradient stays finite where softmax(z) is zero.
+    roots = [(F.log_softmax(z, dim=1) / temperature).exp() for z in (teacher, student)]
+    said, now = (F.log_softmax(root, dim=1) for root in roots)
     return -(said * torch.log(now).nan_to_num()).sum(dim=1).mean()

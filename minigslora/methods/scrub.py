@@ -29,7 +29,7 @@ class SCRUBConfig(TaughtConfig):
         gamma: γ.
         alpha: α.
         temperature: T, in units of the logits' spread where ``relative``.
-        rounds: how often alternating epochs are followed by min epochs.
+        rounds: how often alternating epochs are followed by min epochs; a round has three or more.
         alternating: share of a round's epochs that alternate, max first.
     """
 
@@ -68,8 +68,9 @@ class SCRUB(Taught):
 
     def maximises(self, progress: Progress) -> bool:
         """Whether this epoch disobeys."""
-        length = max(1, progress.epochs // self.config.rounds)
-        place = progress.epoch % length
+        rounds = max(1, min(self.config.rounds, progress.epochs // 3))
+        length = progress.epochs // rounds
+        place = progress.epoch - length * min(progress.epoch // length, rounds - 1)
         pairs = max(1, round(self.config.alternating * length / 2))
         alternates: bool = place < 2 * pairs
         return alternates and place % 2 == 0
