@@ -196,7 +196,11 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
         ax.set_ylabel(panel.ylabel)
         if panel.limits:
             ax.set_ylim(*panel.limits)
-        ax.legend(fontsize=8)
+    if len({tuple(panel.lines) for panel in panels}) == 1 and len(panels[0].lines) > 4:
+        axes[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    else:
+        for ax in axes.flat:
+            ax.legend(fontsize=8)
     fig.tight_layout()
     return fig
 

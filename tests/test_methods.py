@@ -266,6 +266,11 @@ def test_the_released_constants_are_the_published_ones():
     assert [of_task(shots.config.push, t) for t in (0, 3, 7)] == [0.015, 0.012, 0.012]
 
 
+def test_a_weight_per_task_needs_a_value():
+    with pytest.raises(ConfigError, match="a weight per task is an empty list; give one number"):
+        of_task((), 0)
+
+
 def test_overrides_reach_configuration_and_training_and_are_parsed():
     method = methods.create("gslora", epochs="7", alpha="1e-3", beta=0.5, grouping="module")
     assert (method.training.epochs, method.config.alpha, method.config.beta) == (7, 1e-3, (0.5,))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from minigslora import __main__ as command_line
 from minigslora import lora
 from minigslora.errors import ConfigError, ModelError
 from minigslora.models import checkpoint
@@ -439,3 +440,17 @@ def test_files_that_are_refused(tmp_path):
     ):
         import_official(path, out, lora="keep")
     assert not out.exists()
+
+
+def test_the_command_converts_and_says_the_architecture(tmp_path, capsys):
+    source, out = tmp_path / "official.pth", tmp_path / "ours.safetensors"
+    torch.save(released().state_dict(), source)
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(["import", str(source), "--out", str(out), "--image-size", str(IMAGE)])
+    assert stopped.value.code == 0
+    assert "kind         face" in capsys.readouterr().out
+    assert checkpoint.load(out)[1].image_size == IMAGE
+    with pytest.raises(SystemExit) as stopped:
+        command_line.main(["import", str(source), "--out", str(out), "--lora", "merge"])
+    assert stopped.value.code == 2
+    assert "lora = 'merge'" in capsys.readouterr().err

@@ -163,7 +163,9 @@ def test_one_seed_has_no_deviation_and_an_unpublished_method_no_published_figure
     assert math.isnan(found.loc["gslora-distill", 1, "h"]["published"])
     shown = benchmark.wide(benchmark.beside(rows, "table3"), "four/full")
     assert shown.loc[("gslora-distill", "corrected", "1"), ("H", "ours")] == "80.0"
-    assert shown.loc[("gslora-distill", "corrected", "1"), ("H", "published")] == ""
+    assert ("H", "published") not in shown
+    assert shown.loc[(benchmark.PRE_TRAINED, "", "1"), ("Acc_r", "published")] == "74.3"
+    assert shown.loc[("gslora-distill", "corrected", "1"), ("Acc_r", "published")] == ""
     with pytest.raises(ConfigError, match="table5 has no scenario 'four/full'; it has four/missing"):
         benchmark.beside(rows, "table5")
 
@@ -182,7 +184,9 @@ def test_the_summary_takes_tasks_first_and_seeds_then():
 
 def test_the_wide_table_is_read_from_left_to_right():
     shown = benchmark.wide(benchmark.beside(pd.DataFrame(made_rows()), "table3"), "four/full")
-    assert list(shown.columns[:3]) == [("H", "ours"), ("H", "with margin"), ("H", "published")]
+    sides = ["ours", "with margin", "published", "difference"]
+    assert list(shown.columns[:4]) == [("H", side) for side in sides]
+    assert shown.loc[("gslora++", "corrected", "1"), ("H", "difference")] == "-3.5"
     assert shown.index[0] == (benchmark.PRE_TRAINED, "", "1")
     assert shown.loc[("gslora++", "corrected", "2"), ("H", "ours")] == "80.5 ± 0.7"
 

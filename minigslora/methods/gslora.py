@@ -78,7 +78,13 @@ class GSLoRAConfig(BoundedConfig):
 
 
 def of_task(values: tuple[float, ...], task: int) -> float:
-    """Return the value for task number ``task`` (from 0); the last one serves all further tasks."""
+    """Return the value for task number ``task`` (from 0); the last one serves all further tasks.
+
+    Raises:
+        ConfigError: where there is no value at all.
+    """
+    if not values:
+        raise ConfigError("a weight per task is an empty list; give one number, or one for each task")
     return values[min(task, len(values) - 1)]
 
 

@@ -236,7 +236,8 @@ HEADINGS = {"h": "H", "acc_r": "Acc_r", "acc_f": "Acc_f", "acc_o": "Acc_o", "acc
 def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
     """Return one scenario of :func:`beside` to be read: a line per task, cells "mean ± sd".
 
-    Columns are (metric, "ours" | "with margin" | "published").
+    Columns are (metric, "ours" | "with margin" | "published" | "difference"), the last one from the two
+    before it.
     """
     part = comparison[comparison["scenario"] == scenario]
     cells: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
@@ -248,11 +249,13 @@ def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
                 (heading, "ours"): _cell(line["ours"], line["sd"]),
                 (heading, "with margin"): _cell(line["margin"], line["margin_sd"]),
                 (heading, "published"): _cell(line["published"]),
+                (heading, "difference"): _cell(line["difference"]),
             }
         )
     frame = pd.DataFrame.from_dict(cells, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["method", "recipe", "task"])
-    sides = ("ours", "with margin", "published")
+    sides = ("ours", "with margin", "published", "difference")
+    frame = frame.loc[:, (frame.fillna("") != "").any()]  # no column of nothing
     columns = [(h, side) for h in HEADINGS.values() for side in sides if (h, side) in frame]
     return frame.reindex(columns=pd.MultiIndex.from_tuples(columns)).fillna("")
 
