@@ -462,7 +462,7 @@ def test_two_requests_then_stopped_and_taken_up_gives_the_same(name, recipe, tmp
         (tmp_path / f"task2.{suffix}").unlink()
     taken_up, other, again = serve(name, recipe, tmp_path)
     assert [r.metrics for r in again] == [r.metrics for r in reports]
-    assert [r.terms for r in again] == [r.terms for r in reports]
+    assert [(r.terms, r.figures) for r in again] == [(r.terms, r.figures) for r in reports]
     states = method.state_dict(whole), other.state_dict(taken_up)
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
@@ -481,6 +481,18 @@ def test_fine_tuning_moves_the_model_and_leaves_the_head_alone(name):
     assert upper == (name == "lirf")
     for network in [v for k, v in getattr(method, "networks", {}).items() if k == "teacher"]:
         assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize("name", sorted(set(EVERY) - {"lora"}))
+def test_the_trained_share_is_reported(name):
+    problem, _, reports = serve(name)
+    total = sum(p.numel() for p in problem.model.parameters())
+    rows = problem.model.head.weight.numel()
+    lower = set(lower_half(problem.model)[1])
+    half = sum(p.numel() for k, p in problem.model.named_parameters() if k in lower)
+    special = {"retrain": total, "retrain-oracle": total, "head-only": 0, "lirf": half}
+    expected = 100 * special.get(name, total - rows) / total
+    assert reports[-1].figures == {"trained_percent": pytest.approx(expected)}
 
 
 def test_lirfs_deposit_network_is_trained_and_the_released_one_is_not():

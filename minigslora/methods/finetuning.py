@@ -147,6 +147,11 @@ class FineTuning(Method):
         losses = batch.part(problem.losses(outputs, batch, self.config.margin).total, role)
         return present(losses, role).mean()
 
+    def describe(self, problem: Problem, task: Task) -> dict[str, float]:
+        """Return the trained share of the model in percent."""
+        total = sum(p.numel() for p in problem.model.parameters())
+        return {"trained_percent": 100.0 * sum(p.numel() for p in trained(problem).values()) / total}
+
     def state_dict(self, problem: Problem) -> dict[str, Tensor]:
         """Return the model's weights, and those of the networks kept beside it."""
         networks = {"model": problem.model, **self.networks}

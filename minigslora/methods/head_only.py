@@ -38,6 +38,7 @@ class HeadOnly(FineTuning):
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Train nothing."""
         self.check(problem, task)
+        problem.model.requires_grad_(False)
         return []
 
     def step(self, problem: Problem, batch: Batch, progress: Progress) -> Terms:
