@@ -126,6 +126,15 @@ class Problem(Protocol):
         """The most that the head's training margin adds to a cross-entropy, in nats; 0 without one."""
         ...
 
+    @property
+    def head(self) -> nn.Module:
+        """The classifier: its ``weight`` has a row per class, its ``bias``, if any, a value."""
+        ...
+
+    def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:
+        """Return the indices of all training images of some classes, at hand or not."""
+        ...
+
     def begin(self, task: Task) -> None:
         """Learn which classes the coming batches keep and forget."""
 
@@ -232,6 +241,10 @@ class Method(Protocol):
         No parameter groups mean that nothing is trained, as for closed-form edits in :meth:`end`.
         """
         return [{"params": [p for p in problem.model.parameters() if p.requires_grad]}]
+
+    def images(self, problem: Problem, task: Task) -> Task:
+        """Return ``task`` with the images that are trained on; by default those at hand."""
+        return task
 
     def wants(self, progress: Progress) -> tuple[Role, ...]:
         """Return which images the coming step needs."""

@@ -54,7 +54,7 @@ class Erasure:
 
     @property
     def model(self) -> nn.Module:
-        """The live model: the pre-trained weights, untouched, with the requests' adapters."""
+        """The live model; by a revocable method: the pre-trained weights, untouched, with adapters."""
         return self.problem.model
 
     def table(self) -> pd.DataFrame:
@@ -142,8 +142,9 @@ def forget(
     and their classes stay forgotten.
 
     Args:
-        model: any timm vision transformer, or a Face Transformer; edited in place by adapters
-            beside its weights, which are never written.
+        model: any timm vision transformer, or a Face Transformer; edited in place. GS-LoRA and its
+            kin put adapters beside its weights, which they never write; other methods train the
+            weights themselves, and start from the model as it is each time this is called.
         data: a data set, its name, or a folder ``train/CLASS/*.jpg``, ``test/CLASS/*.jpg`` whose
             classes, sorted by name, are those of the model's head.
         classes: names or ids to forget: one request, or a list of requests served in order.

@@ -147,7 +147,8 @@ def train_task(
     groups = method.begin(problem, task, streams)
     terms: dict[str, float] = {}
     if groups:
-        terms = _train(problem, method, task, groups, streams, watch, on_epoch)
+        seen = method.images(problem, task)
+        terms = _train(problem, method, seen, groups, streams, watch, on_epoch)
     method.end(problem, task)
     return terms
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minigslora import lora, recipes
 from minigslora.contracts import Batch, Method, ParamGroup, Problem, Progress, Task, Terms, Training
@@ -31,13 +31,10 @@ from minigslora.streams import Streams
 
 
 @dataclass(frozen=True)
-class GSLoRAConfig:
-    """Settings of GS-LoRA.
+class BoundedConfig:
+    """Settings of the bounded forgetting loss, whatever is trained with it.
 
     Attributes:
-        rank: r of every adapter.
-        targets: which linear layers are adapted.
-        grouping: what is one group of the sparsity term.
         beta: β per task; the last value serves all further tasks.
         bound: BND; a distance above ln C (4.3) in units of the logits' spread where ``relative``,
             to which the head's margin is added where CE_f carries it (4.4); else in nats.
@@ -45,6 +42,24 @@ class GSLoRAConfig:
             logits, so that one constant serves scale-64 cosine heads and linear heads.
         per_sample: whether each sample is bounded, or the batch mean.
         margin_retain, margin_forget: whether CE_r and CE_f carry the head's training margin.
+    """
+
+    beta: tuple[float, ...] = (1.0,)
+    bound: float = 2.5
+    relative: bool = True
+    per_sample: bool = True
+    margin_retain: bool = True
+    margin_forget: bool = True
+
+
+@dataclass(frozen=True)
+class GSLoRAConfig(BoundedConfig):
+    """Settings of GS-LoRA, beside those of its loss.
+
+    Attributes:
+        rank: r of every adapter.
+        targets: which linear layers are adapted.
+        grouping: what is one group of the sparsity term.
         sparsity: "proximal" (exact zeros, 3.2), "penalty" (in the loss, 3.1) or "none".
         norm: what the group norm measures.
         alpha: α; of order 1 for the proximal step, the published values for the penalty.
@@ -55,12 +70,6 @@ class GSLoRAConfig:
     rank: int = 8
     targets: Literal["ffn", "attention", "ffn+attention"] | tuple[str, ...] = "ffn"
     grouping: lora.Grouping = "block"
-    beta: tuple[float, ...] = (1.0,)
-    bound: float = 2.5
-    relative: bool = True
-    per_sample: bool = True
-    margin_retain: bool = True
-    margin_forget: bool = True
     sparsity: Literal["proximal", "penalty", "none"] = "proximal"
     norm: GroupNorm = "parameters"
     alpha: float = 0.1
@@ -134,8 +143,7 @@ class GSLoRA(Method):
         self.proximal = ProximalStep(self.groups, config.norm)
         if config.relative:
             self.spread = logit_spread(problem, task)
-            handicap = problem.margin if config.margin_forget else 0.0
-            self.bound = bound_above_chance(problem.num_classes, config.bound * self.spread + handicap)
+        self.bound = bound_in_nats(config, problem, self.spread)
         trained = [p for group in self.groups for p in group.parameters]
         return [{"params": trained, "weight_decay": config.lora_decay}]
 
@@ -164,16 +172,7 @@ class GSLoRA(Method):
 
     def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
         """Return the unweighted data terms of the loss."""
-        config, terms = self.config, {}
-        kept = batch.part(problem.losses(outputs, batch, config.margin_retain).total, "retain")
-        if kept is not None:
-            terms["retain"] = retain_loss(kept)
-        losses = problem.losses(outputs, batch, config.margin_forget)
-        bounded, plain = batch.part(losses.bounded, "forget"), batch.part(losses.plain, "forget")
-        if bounded is not None and plain is not None:
-            forget = bounded_forget_loss(bounded, self.bound, config.per_sample)
-            terms["forget"] = forget + plain.mean()
-        return terms
+        return bounded_terms(self.config, self.bound, problem, outputs, batch)
 
     def after_step(self, lr: float, progress: Progress) -> None:
         """Take the proximal step (3.2)."""
@@ -206,13 +205,40 @@ class GSLoRA(Method):
         lora.load_adapters(problem.model, state)
 
 
+def bound_in_nats(config: BoundedConfig, problem: Problem, spread: float) -> float:
+    """Return the bound of CE_f (4.3), above which the head's margin may lift it (4.4)."""
+    if not config.relative:
+        return config.bound
+    handicap = problem.margin if config.margin_forget else 0.0
+    return bound_above_chance(problem.num_classes, config.bound * spread + handicap)
+
+
+def bounded_terms(config: BoundedConfig, bound: float, problem: Problem, outputs: Any, batch: Batch) -> Terms:
+    """Return CE_r and ReLU(BND − CE_f) of (4.1), of the roles that ``batch`` has."""
+    terms: Terms = {}
+    kept = batch.part(problem.losses(outputs, batch, config.margin_retain).total, "retain")
+    if kept is not None:
+        terms["retain"] = retain_loss(kept)
+    losses = problem.losses(outputs, batch, config.margin_forget)
+    bounded, plain = batch.part(losses.bounded, "forget"), batch.part(losses.plain, "forget")
+    if bounded is not None and plain is not None:
+        terms["forget"] = bounded_forget_loss(bounded, bound, config.per_sample) + plain.mean()
+    return terms
+
+
 @torch.no_grad()
-def logit_spread(problem: Problem, task: Task) -> float:
-    """Return σ, the standard deviation over classes of the original model's logits, mean over images."""
+def logit_spread(problem: Problem, task: Task, model: nn.Module | None = None) -> float:
+    """Return σ, the standard deviation over classes of the original model's logits, mean over images.
+
+    Args:
+        problem: the benchmark.
+        task: whose images are looked at.
+        model: the original model; by default the live one without its adapters.
+    """
     spreads = []
     with lora.bypassed(problem.model):
         for batch in problem.replay(task):
-            outputs = problem.forward(batch)
+            outputs = problem.forward(batch, model)
             for role in batch.sizes:
                 if (objects := problem.vectors(outputs, batch, "logits", role)) is not None:
                     spreads.append(objects[0].float().std(dim=1))

@@ -90,6 +90,11 @@ class Classification(Problem):
         """The most that the head's training margin adds to a cross-entropy, in nats."""
         return self.head.scale * self.head.margin if isinstance(self.head, CosineHead) else 0.0
 
+    def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:
+        """Return the indices of all training images of some classes."""
+        wanted = torch.tensor(list(classes), device=self.device)
+        return tuple(torch.isin(self.data.train.labels, wanted).nonzero().flatten().tolist())
+
     def begin(self, task: Task) -> None:
         """Nothing to prepare: each image has one label."""
 

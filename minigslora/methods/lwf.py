@@ -1,0 +1,90 @@
+"""LwF: learning without forgetting, relabelled images beside the teacher's answers on retained ones.
+
+    L = CE_f(relabelled) + w · L_old + λ · CE_r
+    L_old = − Σ_c softmax(z_teacher / T)_c · log softmax(z / T)_c
+
+Source: arXiv 1606.09282, equations 2 to 4. The paper has no images of what is kept; here the teacher
+answers on the retained ones.
+
+The released recipe takes the logarithm of a log-softmax, which is not a number, and sets what is not a
+number to zero: its L_old is zero whatever the model says, and so is its gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minigslora.contracts import Batch, Problem, Progress, Terms
+from minigslora.methods.finetuning import (
+    RELEASED_TAUGHT,
+    Relabelling,
+    RelabellingConfig,
+    Taught,
+    TaughtConfig,
+    vectors,
+    with_total,
+)
+
+
+@dataclass(frozen=True)
+class LwFConfig(TaughtConfig, RelabellingConfig):
+    """Settings of LwF; none is tuned yet.
+
+    Attributes:
+        distill: w.
+        replay: λ.
+        temperature: T, in units of the logits' spread where ``relative``.
+        twice_log: whether L_old takes the logarithm twice.
+    """
+
+    distill: float = 1.0
+    replay: float = 2.0
+    temperature: float = 0.4
+    twice_log: bool = False
+
+
+class LwF(Relabelling, Taught):
+    """Learning without forgetting (arXiv 1606.09282)."""
+
+    name: ClassVar[str] = "lwf"
+    published: ClassVar[str] = "LwF"
+    Config: ClassVar[type[Any]] = LwFConfig
+    config: LwFConfig
+
+    @classmethod
+    def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
+        """Return the released code's configuration."""
+        own = {"distill": 0.5, "replay": 2.0 if single else 10.0, "temperature": 2.0, "twice_log": True}
+        return {**RELEASED_TAUGHT, **own}
+
+    def step(self, problem: Problem, batch: Batch, progress: Progress) -> Terms:
+        """Return the terms of the loss on one batch of retained and forgotten images."""
+        outputs, relabelled = problem.forward(batch), self.relabel(batch)
+        said = self.taught(problem, batch, "retain")
+        now = vectors(problem, outputs, batch, "retain")
+        distance = twice_log_distillation if self.config.twice_log else soft_cross_entropy
+        terms = {
+            "forget": self.cross_entropy(problem, outputs, relabelled, "forget"),
+            "distill": distance(said, now, self.config.temperature * self.spread),
+            "retain": self.cross_entropy(problem, outputs, relabelled, "retain"),
+        }
+        return with_total(terms, {"distill": self.config.distill, "retain": self.config.replay})
+
+
+def soft_cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Return L_old, the mean over rows of logits (B, C)."""
+    return F.cross_entropy(student / temperature, (teacher / temperature).softmax(dim=1))
+
+
+def twice_log_distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Return what the released code computes in place of L_old."""
+    # softmax(z)^(1/T), by way of its logarithm, whose gradient stays finite where softmax(z) is zero.
+    roots = [(F.log_softmax(z, dim=1) / temperature).exp() for z in (teacher, student)]
+    said, now = (F.log_softmax(root, dim=1) for root in roots)
+    return -(said * torch.log(now).nan_to_num()).sum(dim=1).mean()
