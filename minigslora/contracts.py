@@ -146,8 +146,11 @@ class Problem(Protocol):
         """Return the outputs of ``model`` (the live one by default) for ``batch``."""
         ...
 
-    def losses(self, outputs: Any, batch: Batch, margin: bool = True) -> Losses:
-        """Return per-image losses on true labels, with the head's training margin if it has one."""
+    def losses(self, outputs: Any, batch: Batch, margin: bool = True, handicap: float = 0.0) -> Losses:
+        """Return per-image losses on true labels, with the head's training margin if it has one.
+
+        ``handicap`` nats are taken off the true logit besides.
+        """
         ...
 
     def vectors(self, outputs: Any, batch: Batch, space: Space, role: Role) -> tuple[Tensor, Tensor] | None:

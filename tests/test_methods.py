@@ -95,18 +95,40 @@ def test_relative_constants_are_in_units_of_the_original_logits_spread(problem, 
         logits = tiny.face_model()(problem.batch(ROWS).inputs).double().numpy()
     method, _ = started(problem, name, bound=3.0)
     spread = logits.std(axis=1, ddof=1).mean()
-    assert method.bound == pytest.approx(np.log(6) + 64 * 0.35 + 3.0 * spread, rel=1e-4)
+    assert method.bound.nats == pytest.approx(np.log(6) + 64 * 0.35 + 3.0 * spread, rel=1e-4)
     bare, _ = started(tiny.problem(), name, bound=3.0, margin_forget=False)
-    assert bare.bound == pytest.approx(np.log(6) + 3.0 * spread, rel=1e-4)
+    assert bare.bound.nats == pytest.approx(np.log(6) + 3.0 * spread, rel=1e-4)
     if name != "gslora":
         assert method.temperature == pytest.approx(method.config.temperature * spread, rel=1e-4)
 
 
-def test_a_head_without_margin_moves_no_bound():
+def test_a_head_without_margin_gets_a_handicap_and_the_bound_is_raised_by_it():
     problem = tiny.problem(head="linear")
     assert problem.margin == 0.0
-    bounds = [started(tiny.problem(head="linear"), margin_forget=m)[0].bound for m in (True, False)]
-    assert bounds[0] == bounds[1]
+    method, _ = started(problem)
+    handicap = method.config.handicap * method.spread
+    assert method.bound.handicap == pytest.approx(handicap)
+    assert method.bound.nats == pytest.approx(np.log(6) + 2.5 * method.spread + handicap)
+    batch, logits, _, labels = live(problem)
+    terms = method.terms(problem, problem.forward(batch), batch)
+    expected = np.maximum(0, method.bound.nats - cross_entropy(logits[3:], labels[3:], handicap)).mean()
+    assert terms["forget"].item() == pytest.approx(expected, rel=1e-4)
+    bare, _ = started(tiny.problem(head="linear"), margin_forget=False)
+    assert bare.bound.handicap == 0.0
+    assert started(tiny.problem())[0].bound.handicap == 0.0
+
+
+def test_certainty_leaves_a_slope_to_forget_by():
+    """With a softmax at 1 the cross-entropy's slope is exactly 0 in float32; with a handicap it is not."""
+    problem = tiny.problem(head="linear")
+    batch = problem.batch({"forget": ROWS["forget"]})
+    outputs = problem.forward(batch)
+    logits = torch.zeros_like(outputs.logits).scatter_(1, batch.targets[:, None], 40.0)
+    for handicap, moves in ((0.0, False), (35.0, True)):
+        z = logits.clone().requires_grad_()
+        losses = problem.losses(replace(outputs, logits=z), batch, True, handicap)
+        (slope,) = torch.autograd.grad(losses.bounded.sum(), z)
+        assert bool(slope.gather(1, batch.targets[:, None]).all()) == moves
 
 
 @given(seed=st.integers(0, 999), scale=st.floats(0.1, 64))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Task, Terms, Training
 from minigslora.methods.finetuning import Taught, TaughtConfig, with_total
-from minigslora.methods.gslora import BoundedConfig, bound_in_nats, bounded_terms, of_task
+from minigslora.methods.gslora import Bound, BoundedConfig, bound_for, bounded_terms, of_task
 from minigslora.streams import Streams
 
 
@@ -31,12 +31,12 @@ class FineTune(Taught):
 
     def __init__(self, config: FineTuneConfig, training: Training) -> None:
         super().__init__(config, training)
-        self.bound = config.bound
+        self.bound = Bound(config.bound)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Open all but the head, and take the bound's unit from the pre-trained model."""
         groups = super().begin(problem, task, streams)
-        self.bound = bound_in_nats(self.config, problem, self.spread)
+        self.bound = bound_for(self.config, problem, self.spread)
         return groups
 
     def step(self, problem: Problem, batch: Batch, progress: Progress) -> Terms:

@@ -42,6 +42,9 @@ class BoundedConfig:
             logits, so that one constant serves scale-64 cosine heads and linear heads.
         per_sample: whether each sample is bounded, or the batch mean.
         margin_retain, margin_forget: whether CE_r and CE_f carry the head's training margin.
+        handicap: what CE_f carries in a margin's place where the head has none, in units of the
+            spread; what the margin of the shipped face model is in them. Without either, an image
+            whose softmax has reached 1 has no slope to leave by.
     """
 
     beta: tuple[float, ...] = (1.0,)
@@ -50,6 +53,7 @@ class BoundedConfig:
     per_sample: bool = True
     margin_retain: bool = True
     margin_forget: bool = True
+    handicap: float = 2.3
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class GSLoRA(Method):
         self.training = training
         self.groups: list[lora.Group] = []
         self.proximal: ProximalStep | None = None
-        self.bound = config.bound
+        self.bound = Bound(config.bound)
         self.spread = 1.0
 
     @classmethod
@@ -143,7 +147,7 @@ class GSLoRA(Method):
         self.proximal = ProximalStep(self.groups, config.norm)
         if config.relative:
             self.spread = logit_spread(problem, task)
-        self.bound = bound_in_nats(config, problem, self.spread)
+        self.bound = bound_for(config, problem, self.spread)
         trained = [p for group in self.groups for p in group.parameters]
         return [{"params": trained, "weight_decay": config.lora_decay}]
 
@@ -205,24 +209,38 @@ class GSLoRA(Method):
         lora.load_adapters(problem.model, state)
 
 
-def bound_in_nats(config: BoundedConfig, problem: Problem, spread: float) -> float:
-    """Return the bound of CE_f (4.3), above which the head's margin may lift it (4.4)."""
+@dataclass(frozen=True)
+class Bound:
+    """Where CE_f is to go, in nats.
+
+    Attributes:
+        nats: BND (4.3), raised by what is taken off the true logit (4.4).
+        handicap: what is taken off it besides the head's margin.
+    """
+
+    nats: float
+    handicap: float = 0.0
+
+
+def bound_for(config: BoundedConfig, problem: Problem, spread: float) -> Bound:
+    """Return the bound of a configuration on a problem whose logits spread so far."""
     if not config.relative:
-        return config.bound
-    handicap = problem.margin if config.margin_forget else 0.0
-    return bound_above_chance(problem.num_classes, config.bound * spread + handicap)
+        return Bound(config.bound)
+    handicap = config.handicap * spread if config.margin_forget and not problem.margin else 0.0
+    raised = problem.margin + handicap if config.margin_forget else 0.0
+    return Bound(bound_above_chance(problem.num_classes, config.bound * spread + raised), handicap)
 
 
-def bounded_terms(config: BoundedConfig, bound: float, problem: Problem, outputs: Any, batch: Batch) -> Terms:
+def bounded_terms(config: BoundedConfig, bound: Bound, problem: Problem, outputs: Any, batch: Batch) -> Terms:
     """Return CE_r and ReLU(BND − CE_f) of (4.1), of the roles that ``batch`` has."""
     terms: Terms = {}
     kept = batch.part(problem.losses(outputs, batch, config.margin_retain).total, "retain")
     if kept is not None:
         terms["retain"] = retain_loss(kept)
-    losses = problem.losses(outputs, batch, config.margin_forget)
+    losses = problem.losses(outputs, batch, config.margin_forget, bound.handicap)
     bounded, plain = batch.part(losses.bounded, "forget"), batch.part(losses.plain, "forget")
     if bounded is not None and plain is not None:
-        terms["forget"] = bounded_forget_loss(bounded, bound, config.per_sample) + plain.mean()
+        terms["forget"] = bounded_forget_loss(bounded, bound.nats, config.per_sample) + plain.mean()
     return terms
 
 

@@ -124,11 +124,15 @@ class Classification(Problem):
         logits = network.get_classifier()(embedding)
         return Outputs(embedding.float(), logits.float())
 
-    def losses(self, outputs: Outputs, batch: Batch, margin: bool = True) -> Losses:
+    def losses(self, outputs: Outputs, batch: Batch, margin: bool = True, handicap: float = 0.0) -> Losses:
         """Return cross-entropies on true labels as the bounded part; the plain part is zero."""
         logits = outputs.logits
         if margin:
             logits = margin_logits(self.head, logits, batch.targets)
+        if handicap:
+            logits = logits.scatter_add(
+                1, batch.targets[:, None], logits.new_full((len(logits), 1), -handicap)
+            )
         bounded = F.cross_entropy(logits, batch.targets, reduction="none")
         return Losses(bounded, torch.zeros_like(bounded))
 
