@@ -511,12 +511,10 @@ def exercise_07_3(compare: Callable[[list[float], list[float]], tuple[float, flo
     """Check a paired mean difference and its standard error."""
     a, b = [71.0, 74.5, 69.0, 73.0], [70.0, 73.9, 67.5, 72.5]
     mean, error = compare(a, b)
-    close("07.3", mean, 0.9, "Average the differences, seed by seed.")
+    require("07.3", math.isclose(mean, 0.9, rel_tol=1e-6), "Average the differences, seed by seed.")
     expected = (sum((d - 0.9) ** 2 for d in (1.0, 0.6, 1.5, 0.5)) / 3 / 4) ** 0.5
-    close(
-        "07.3", error, expected, "The standard deviation of the differences, over the root of their number."
-    )
-    passed("07.3", True, "")
+    hint = "The standard deviation of the differences, over the root of their number."
+    passed("07.3", math.isclose(error, expected, rel_tol=1e-6), hint)
 
 
 def exercise_07_4(worst: Callable[[Tensor, Tensor], tuple[float, float]]) -> None:
