@@ -203,6 +203,7 @@ AT_A_GLANCE: dict[str, tuple[str, str]] = {
     "fall of Acc_m": ("fall_m", "mean"),
     "H": ("h", "mean"),
     "zero groups": ("zero_group_ratio", "mean"),
+    "seconds a task": ("seconds", "mean"),
     "seconds a run": ("seconds", "sum"),
 }
 """Columns of :func:`summary`: a column of the rows, and what is taken over the tasks of a run."""

@@ -101,19 +101,18 @@ class Grid:
         return runs_root() / "reproduce" / "-".join(parts)
 
 
-def run_grid(grid: Grid, engine: Engine, out: Path | None = None, watch: bool = False) -> list[Outcome]:
+def run_grid(grid: Grid, engine: Engine, watch: bool = False) -> list[Outcome]:
     """Carry out what is not finished yet; write after each run which have finished and which failed.
 
     Args:
         grid: what to run.
         engine: where.
-        out: folder for ``grid.json``; the grid's own if None.
         watch: whether to show progress over the whole grid.
 
     Returns:
         An outcome for every run of the grid, those that were finished before included.
     """
-    jobs, folder = grid.jobs(), out or grid.folder
+    jobs, folder = grid.jobs(), grid.folder
     outcomes = {job.label: Outcome(job) for job in jobs if job.finished}
     open_jobs = [job for job in jobs if job.label not in outcomes]
     bar = tqdm(total=len(jobs), initial=len(outcomes), desc=grid.table, disable=None if watch else True)

@@ -31,11 +31,10 @@ HOW_TO_READ = (
     "each method with its own pre-trained row, and methods with one another."
 )
 
-
 AT_A_GLANCE = (
     "Margin-free, in percent; each figure is first taken over the tasks of a run (mean, or worst), then mean "
     "± standard deviation over seeds. A fall is the pre-trained model's accuracy less the edited one's; a "
-    "negative one is a gain."
+    "negative one is a gain. Seconds are those of training alone."
 )
 
 
@@ -115,16 +114,6 @@ def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
     return plots.curves(panels, "task", [str(t) for t in tasks])
 
 
-def times(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return the seconds a task of each method took: mean over tasks and seeds, and their sum a run."""
-    keys = ["scenario", "method", "recipe"]
-    runs = rows.groupby([*keys, "seed"], sort=False)["seconds"].sum().reset_index()
-    found = rows.groupby(keys, sort=False)["seconds"].mean().rename("seconds a task").to_frame()
-    found["seconds a run"] = runs.groupby(keys, sort=False)["seconds"].mean()
-    found["runs"] = runs.groupby(keys, sort=False).size()
-    return found
-
-
 def write(folder: Path) -> Path:
     """Collect a grid and write ``rows.csv``, ``comparison.csv`` and ``report.html`` into its folder.
 
@@ -169,8 +158,6 @@ def write(folder: Path) -> Path:
 
 
 def _add_runs(page: Page, found: Collected) -> None:
-    page.heading("Times")
-    page.table(times(found.rows))
     page.heading("Every run")
     common = {
         key: value

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from minigslora.datasets.splits import PUBLISHED_ORDER, Setting
+from minigslora.datasets.splits import Setting
 from minigslora.errors import ConfigError
 
 FOLDER = Path(__file__).with_name("published")
@@ -34,7 +34,7 @@ class Scenario:
     rows: tuple[tuple[str, str], ...]
 
     def at(self, order: int | None = None) -> Setting:
-        """Return the setting, with a pinned class order (the published one for ``PUBLISHED_ORDER``)."""
+        """Return the setting, with a pinned class order (``splits.PUBLISHED_ORDER``)."""
         return Setting(**{**vars(self.setting), "order": order})
 
 
@@ -142,6 +142,3 @@ def read(name: str) -> pd.DataFrame:
     if "task" not in whole:
         whole["task"] = 1
     return whole.reindex(columns=["scenario", "method", "task", *METRICS])
-
-
-__all__ = ["METRICS", "PUBLISHED_ORDER", "TABLES", "Scenario", "Table", "read", "table"]
