@@ -29,6 +29,7 @@ from minigslora.errors import DataError, MiniGSLoRAError, ModelError
 from minigslora.files import save_tensors
 from minigslora.forgetting import forget_sequence
 from minigslora.methods import create
+from minigslora.models.checkpoint import card_of
 from minigslora.models.heads import CosineHead
 from minigslora.problems.classification import Classification
 
@@ -84,11 +85,13 @@ class Erasure:
     def finalize(self, path: str | Path) -> Path:
         """Write the erased model as one plain safetensors file, without base or adapters.
 
-        The keys are the pre-trained model's own, so that plain timm loads it strictly. Whoever has
-        only this file cannot take the erasure back; whoever has the live model can.
+        The keys are the pre-trained model's own, so that plain timm loads it strictly; a model that
+        came from a file with a card hands the card on. Whoever has only this file cannot take the
+        erasure back; whoever has the live model can.
         """
-        target = finalized_file(path)
-        save_tensors(target, lora.fold(self.model).state_dict(), {"format": "pt"})
+        target, card = finalized_file(path), card_of(self.model)
+        notes = {"format": "pt", **({"card": vars(card)} if card else {})}
+        save_tensors(target, lora.fold(self.model).state_dict(), notes)
         return target
 
 

@@ -3,6 +3,10 @@
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: each worker its share of the cores
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+
 import pytest
 import tiny
 import torch
@@ -18,6 +22,9 @@ USERS_DATA = os.environ.get("MINIGSLORA_DATA")
 def data_root(tmp_path_factory):
     """Point the library's data root at a folder that this run of the tests has for itself."""
     root = tmp_path_factory.mktemp("data")
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one for all workers, so that faces are rendered once
+        root = tmp_path_factory.getbasetemp().parent / "data"
+        root.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIGSLORA_DATA", str(root))
         yield root

@@ -18,6 +18,7 @@ from minigslora.contracts import TaskReport
 from minigslora.erasure import Erasure, as_requests, forget, input_size, normalisation
 from minigslora.errors import ConfigError, DataError, MiniGSLoRAError, ModelError
 from minigslora.methods.gslora import GSLoRA
+from minigslora.models import checkpoint
 from minigslora.report import forgotten
 
 QUICK = {**tiny.QUICK, "watch": False, "device": "cpu", "precision": "fp32", "ratio": 0.5}
@@ -62,6 +63,17 @@ def test_forget_in_five_lines_and_the_finalised_file_in_plain_timm(photos, tmp_p
     assert row["acc_f"] == pytest.approx(100 * hits[test.labels == 1].float().mean().item())
     assert row["acc_r"] == pytest.approx(100 * hits[test.labels != 1].float().mean().item())
     assert not any(torch.equal(v, before[k]) for k, v in load_file(path).items() if "mlp.fc2.weight" in k)
+
+
+def test_a_finalised_face_model_says_its_architecture(tmp_path):
+    card = checkpoint.Card({"kind": "face", **vars(tiny.FACE)}, tiny.faces().classes, image_size=48)
+    checkpoint.save(tmp_path / "faces.safetensors", tiny.face_model(), card)
+    model, _ = checkpoint.load(tmp_path / "faces.safetensors")
+    erasure = minigslora.forget(model, tiny.faces(), classes=[1], **QUICK)
+    erased, found = checkpoint.load(erasure.finalize(tmp_path / "erased.safetensors"))
+    assert found == card
+    folded = lora.fold(erasure.model).eval()
+    assert torch.equal(erased.eval()(tiny.images()), folded(tiny.images()))
 
 
 def undressed(model):

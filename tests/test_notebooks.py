@@ -1,30 +1,18 @@
-"""The notebooks: how they are built, that they run by nbval and by papermill, and their student versions."""
+"""The notebooks: how they are built, and their student versions."""
 
 import ast
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import papermill
-import pytest
+from courses import NOTEBOOKS, ROOT, each_notebook, read
 
 from minigslora import runs
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LARGEST = 500_000
 MACHINE_PATH = re.compile(r"(?<![\w.])/(home|root|tmp|Users|work|opt)/|[A-Z]:\\Users")
 SOLUTION = re.compile(r"### BEGIN SOLUTION[^\n]*\n(.*?)### END SOLUTION", re.DOTALL)
-
-each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-
-
-def read(path):
-    return nbformat.read(path, as_version=nbformat.NO_CONVERT)
 
 
 def code(path):
@@ -37,13 +25,6 @@ def tags(cell):
 
 def prose(path):
     return "\n\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
-
-
-def in_smoke(tmp_path):
-    """Return the environment of a smoke run that leaves nothing in the checkout."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    changes = {"MINIGSLORA_PROFILE": "smoke", "MINIGSLORA_RUNS": str(tmp_path / "runs"), "PYTHONPATH": path}
-    return {**os.environ, **changes, "JUPYTER_PREFER_ENV_PATH": "1"}
 
 
 def test_the_first_notebooks_are_there():
@@ -181,37 +162,7 @@ def test_equations_are_numbered_by_the_notebook_and_without_gap(path):
     assert [int(k) for _, k in tagged] == list(range(1, len(tagged) + 1))
 
 
-# --- that they run --------------------------------------------------------------------------------
-
-
-@pytest.mark.notebooks
-@pytest.mark.slow
-@each_notebook
-def test_nbval(path, tmp_path):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120", str(path)]
-    done = subprocess.run(
-        command, cwd=ROOT, env=in_smoke(tmp_path), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-
-
-@pytest.mark.notebooks
-@pytest.mark.slow
-@each_notebook
-def test_papermill(path, tmp_path, monkeypatch):
-    for name, value in in_smoke(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    folder = runs.run_notebook(path, {"seed": 1})
-    assert tmp_path in folder.parents
-    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    assert result["notebook"] == path.stem
-    assert result["parameters"]["seed"] == 1
-    assert result["parameters"]["profile"] == "smoke"
-    assert result["metrics"]
-    executed = read(folder / "executed.ipynb")
-    assert "seed 1" in json.dumps([cell.get("outputs", []) for cell in executed.cells])
+# --- the version a teacher hands out --------------------------------------------------------------
 
 
 @each_notebook

@@ -39,6 +39,15 @@ class Card:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
+_CARD = "_card"
+"""A model's attribute: the card of the file it was loaded from."""
+
+
+def card_of(model: nn.Module) -> Card | None:
+    """Return the card of the file that a model was loaded from; None where it came another way."""
+    return getattr(model, _CARD, None)
+
+
 def build(architecture: Mapping[str, Any]) -> nn.Module:
     """Build a model with random weights from its description."""
     values = dict(architecture)
@@ -88,6 +97,7 @@ def load(path: Path) -> tuple[nn.Module, Card]:
     card = from_mapping(Card, notes["card"])
     model = build(card.architecture)
     load_weights(model, tensors, str(path))
+    object.__setattr__(model, _CARD, card)
     return model, card
 
 
