@@ -3,11 +3,12 @@
     python benchmarks/step.py [--device cpu] [--repeats 15] [--json step.json]
 
 Steps are timed in turn, one round after another, so that a busy machine slows all of them alike; a
-ratio is the median of the rounds' ratios. Four steps on the same images:
+ratio is the median of the rounds' ratios. Five steps on the same images:
 
 - ours: GS-LoRA++ as the library's loop takes it (gather the batch, one forward pass over retained and
   forgotten images, backward, fused AdamW, proximal step), augmentation off;
 - augmented: the same with the corrected recipe's augmentation;
+- compiled: ours, the model compiled by torch (compile = true);
 - floor: forward pass and gradient with respect to the tokens after the patch embedding, of the same
   frozen model without adapters, in the same precision;
 - naive: the same method as one would first write it: two forward passes, fp32, peft's LoRA, default
@@ -57,10 +58,10 @@ from minigslora.streams import Streams
 
 Step = Callable[[], None]
 
-STEPS = ("ours", "augmented", "floor", "naive")
+STEPS = ("ours", "augmented", "compiled", "floor", "naive")
 CLASSES = 100
 FORGET = tuple(range(80, 100))
-AIMS = {"ours / floor": "≤ 1.25", "naive / ours": "≥ 3"}
+AIMS = {"ours / floor": "≤ 1.25", "naive / ours": "≥ 3", "naive / compiled": "≥ 3"}
 
 
 # --- what is measured -------------------------------------------------------------------------------
@@ -119,7 +120,7 @@ def build_problem(args: argparse.Namespace, precision: str | None = None) -> tup
     return problem, task
 
 
-def ours(args: argparse.Namespace, augment: bool = False) -> Step:
+def ours(args: argparse.Namespace, augment: bool = False, compile: bool = False) -> Step:
     """Return GS-LoRA++'s step (corrected recipe)."""
     problem, task = build_problem(args)
     method = create("gslora++", batch_retain=args.batch, batch_forget=args.batch, augment=augment)
@@ -133,12 +134,15 @@ def ours(args: argparse.Namespace, augment: bool = False) -> Step:
     # The last epoch: the sparsity warm-up is over, and the proximal step acts.
     progress = Progress(epoch=method.training.epochs - 1, epochs=method.training.epochs)
     taken: list[dict[str, Tensor]] = []
+    compiled = problem.compiled() if compile else contextlib.nullcontext()
+    compiled.__enter__()
 
     def step() -> None:
         number = next(numbers) % order.steps
         wanted = {r: rows[r][number] for r in method.wants(progress)}
         taken.append(train_step(problem, method, optimizer, wanted, progress, moves))
 
+    step.compiled = compiled  # type: ignore[attr-defined]  # it lasts as long as the step
     return step
 
 
@@ -218,8 +222,8 @@ def naive(args: argparse.Namespace) -> Step:
 
 def make(name: str, args: argparse.Namespace) -> Step:
     """Return a step by name."""
-    if name == "augmented":
-        return ours(args, augment=True)
+    if name in ("augmented", "compiled"):
+        return ours(args, augment=name == "augmented", compile=name == "compiled")
     return {"ours": ours, "floor": floor, "naive": naive}[name](args)
 
 
@@ -318,6 +322,8 @@ def measure_steps(args: argparse.Namespace, argv: Sequence[str]) -> dict[str, An
         "ours / floor": ratio(times["ours"], times["floor"]),
         "naive / ours": ratio(times["naive"], times["ours"]),
         "augmented / ours": ratio(times["augmented"], times["ours"]),
+        "compiled / floor": ratio(times["compiled"], times["floor"]),
+        "naive / compiled": ratio(times["naive"], times["compiled"]),
     }
     if not args.no_memory:
         for name in STEPS:

@@ -181,6 +181,10 @@ class Problem(Protocol):
         """Return the precision context of training."""
         ...
 
+    def compiled(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the live model's forward passes are compiled, where they can be."""
+        return contextlib.nullcontext()
+
 
 @dataclass(frozen=True)
 class Training:
@@ -198,6 +202,8 @@ class Training:
         clip: largest gradient norm; 0 for none.
         augment: whether images are augmented on the device.
         dropout: whether the model's dropout acts while it is edited.
+        compile: whether the model is compiled by torch for each task. Compiling takes about as long as a
+            few hundred steps of a small model: worth it for long tasks, not for minutes.
     """
 
     epochs: int = 100
@@ -212,6 +218,7 @@ class Training:
     clip: float = 0.0
     augment: bool = False
     dropout: bool = True
+    compile: bool = False
 
 
 ParamGroup = dict[str, Any]

@@ -8,6 +8,7 @@ good state. A sequence is written task by task and goes on after the last finish
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -148,7 +149,8 @@ def train_task(
     terms: dict[str, float] = {}
     if groups:
         seen = method.images(problem, task)
-        terms = _train(problem, method, seen, groups, streams, watch, on_epoch)
+        with problem.compiled() if method.training.compile else contextlib.nullcontext():
+            terms = _train(problem, method, seen, groups, streams, watch, on_epoch)
     method.end(problem, task)
     return terms
 

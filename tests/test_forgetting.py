@@ -5,10 +5,12 @@ import json
 import math
 import os
 from dataclasses import asdict
+from functools import partial
 
 import pytest
 import tiny
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
 
 from minigslora import files, lora, methods
 from minigslora.contracts import Method, Task
@@ -141,6 +143,30 @@ def test_requests_leave_the_pretrained_weights_alone_and_can_be_taken_back(name,
     lora.remove(problem.model)
     assert {k: p.requires_grad for k, p in problem.model.named_parameters()} == flags
     assert all(torch.equal(v, weights[k]) for k, v in problem.model.state_dict().items())
+
+
+def test_a_compiled_model_is_trained_alike_and_left_as_it_was(monkeypatch):
+    # Without C++: what is tested is that the model is captured whole, used, and given back.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager", fullgraph=True))
+    task = make_plan().tasks[0]
+    found = []
+    for compile in (False, True):
+        problem = tiny.problem()
+        method = make_method(augment=False, epochs=1, compile=compile)
+        terms = train_task(problem, method, task, Streams(0, task.name))
+        found.append((terms, problem))
+        assert "forward_features" not in vars(problem.model)
+    (plain, _), (compiled, _) = found
+    assert compiled == pytest.approx(plain, rel=1e-3)
+
+
+def test_where_torch_cannot_compile_it_says_so():
+    def no_compiler(*_):
+        raise BackendCompilerFailed(no_compiler, RuntimeError("no C++ compiler"), None)
+
+    problem = tiny.problem()
+    with pytest.raises(ConfigError, match=r"no C\+\+ compiler.*leave compile at false"), problem.compiled():
+        no_compiler()
 
 
 def test_a_report_gives_metrics_figures_terms_and_time():

@@ -12,12 +12,13 @@ import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from minigslora import lora
 from minigslora.contracts import Batch, Losses, Problem, Role, Space, Task
 from minigslora.datasets.images import DataSet, ImageSet, augment
 from minigslora.device import Precision, autocast, choose_attention, pick_device
-from minigslora.errors import ModelError
+from minigslora.errors import ConfigError, ModelError
 from minigslora.metrics import class_accuracies, task_metrics
 from minigslora.models.heads import CosineHead, margin_logits
 from minigslora.streams import Streams
@@ -243,3 +244,22 @@ class Classification(Problem):
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the precision context of training."""
         return autocast(self.device, self.precision)
+
+    @contextlib.contextmanager
+    def compiled(self) -> Iterator[None]:
+        """Compile the live model up to its embedding, while this context lasts.
+
+        Raises:
+            ConfigError: where torch cannot compile on this machine.
+        """
+        network: Any = self.model
+        network.forward_features = torch.compile(network.forward_features)  # hides the class's own
+        try:
+            yield
+        except BackendCompilerFailed as problem:
+            raise ConfigError(
+                f"torch cannot compile here ({problem.inner_exception}); install a C++ compiler, or leave "
+                "compile at false"
+            ) from problem
+        finally:
+            del network.forward_features
