@@ -18,6 +18,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def measured(
 
     Each metric is the mean over the requests; where training diverged, H is 0 and there is no other.
     """
-    method = methods.create(name, "corrected", asked.kind, **settings)
+    method = methods.create(name, setting=asked.kind, **settings)
     problem = Classification(copy.deepcopy(model), data, card.mean, card.std)
     began = time.perf_counter()
     try:
@@ -86,13 +87,19 @@ def search(options: argparse.Namespace) -> Mapping[str, Any]:
         tried, best = best, dict(best)
         for value in values:
             settings = {**tried, key: value}
-            place = json.dumps(settings, sort_keys=True)
+            place = resolved(options.method, asked, settings)
             if place not in known:
                 known[place] = measured(model, card, data, asked, options.method, settings)
                 record(options, settings, known[place])
             if known[place]["h"] > highest:
                 highest, best[key] = known[place]["h"], value
     return best
+
+
+def resolved(name: str, asked: Setting, settings: dict[str, Any]) -> str:
+    """Return all settings of a configuration, defaults included, as text."""
+    method = methods.create(name, setting=asked.kind, **settings)
+    return json.dumps([asdict(method.config), asdict(method.training)])
 
 
 def record(options: argparse.Namespace, settings: dict[str, Any], found: dict[str, float]) -> None:
