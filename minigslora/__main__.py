@@ -221,7 +221,9 @@ def run(
 def reproduce(
     table: Annotated[str, typer.Argument(help="table2, table3 or table5.")],
     profile: Annotated[str, typer.Option(help="smoke, cpu, gpu or paper.")] = "cpu",
-    methods: Annotated[str, typer.Option(help="Names, a,b,c; name:released for one recipe only.")] = "",
+    methods: Annotated[
+        str, typer.Option(help="Names, a,b,c; all; name:released for one recipe only.")
+    ] = "gslora,gslora++",
     recipes: Annotated[str, typer.Option(help="Of methods named without one.")] = "corrected,released",
     scenarios: Annotated[str, typer.Option(help="Some of the table's, a,b,c; all by default.")] = "",
     seeds: Annotated[int, typer.Option(help="How many, from 0.")] = 1,

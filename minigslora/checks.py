@@ -533,3 +533,127 @@ def exercise_07_4(worst: Callable[[Tensor, Tensor], tuple[float, float]]) -> Non
     largest = max(fall(k / 20000) for k in range(20000))
     hint = f"The fall at your margin is {found:.1f} points; there is one with {largest:.1f}."
     passed("07.4", found >= largest - 1e-9, hint)
+
+
+# --- notebook 10: the baselines -------------------------------------------------------------------------
+
+
+def exercise_10_1(relabel: Callable[[Tensor, list[int], torch.Generator], Tensor]) -> None:
+    """Check new labels for forgotten images: retained ones, all of them in time, others at each call."""
+    stream = torch.Generator().manual_seed(101)
+    labels, retained = torch.tensor([3, 7] * 100), [0, 2, 5, 8]
+    kept = labels.clone()
+    first, second = (relabel(labels, retained, stream) for _ in range(2))
+    require("10.1", first.shape == labels.shape, f"200 labels went in and {tuple(first.shape)} came out.")
+    strange = set(first.tolist()) - set(retained)
+    require("10.1", not strange, f"{sorted(strange)} is not retained.")
+    require("10.1", set(first.tolist()) == set(retained), "Some retained class is never drawn in 200.")
+    require("10.1", torch.equal(labels, kept), "The labels that came in were changed; the loop needs them.")
+    passed("10.1", not torch.equal(first, second), "The second call drew the very same labels.")
+
+
+def exercise_10_2(fisher: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Check the diagonal Fisher information of z = W x, against its sum over all labels."""
+    stream = torch.Generator().manual_seed(102)
+    weight = torch.randn(4, 3, generator=stream, dtype=torch.float64, requires_grad=True)
+    images = torch.randn(6, 3, generator=stream, dtype=torch.float64)
+    expected = torch.zeros(4, 3, dtype=torch.float64)
+    for x in images:
+        log_p = (weight @ x).log_softmax(dim=0)
+        for c in range(4):
+            (slope,) = torch.autograd.grad(log_p[c], weight, retain_graph=True)
+            expected += log_p[c].detach().exp() * slope.square() / len(images)
+    found = fisher(weight.detach(), images)
+    hint = "Square before you average over labels and images; the label comes from the model, not the data."
+    close("10.2", found, expected, hint)
+
+
+def exercise_10_3(distance: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Check the distance of two functions, by its value and where they agree."""
+    stream = torch.Generator().manual_seed(103)
+    teacher, student = torch.randn(2, 5, 8, generator=stream, dtype=torch.float64)
+    expected = (sum(float((s - t) @ (s - t)) for s, t in zip(student, teacher, strict=True)) / 5) ** 0.5
+    found = float(distance(teacher, student))
+    hint = f"It is {found:.4f}; where do the mean and the root go?"
+    require("10.3", math.isclose(found, expected, rel_tol=1e-6), hint)
+    same = teacher.clone().requires_grad_(True)
+    (slope,) = torch.autograd.grad(distance(teacher, same), same)
+    hint = "Where student and teacher agree the slope is not a number: the root of a sum has none at 0."
+    passed("10.3", bool(slope.isfinite().all()), hint)
+
+
+def exercise_10_4(probe: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+    """Check a nearest-mean probe, on embeddings whose lengths say nothing."""
+    stream = torch.Generator().manual_seed(104)
+    centres = F.normalize(torch.randn(5, 16, generator=stream), dim=1)
+    labels = torch.arange(5).repeat(20)
+    seen, new = (centres[labels] + 0.12 * torch.randn(100, 16, generator=stream) for _ in range(2))
+    seen, new = (v * (0.2 + 5 * torch.rand(100, 1, generator=stream)) for v in (seen, new))
+    names = torch.tensor([4, 11, 23, 42, 57])  # classes as they are numbered in the model
+    found = probe(seen, names[labels], new)
+    require("10.4", found.shape == (100,), f"100 labels are expected, not {tuple(found.shape)}.")
+    inside = set(found.tolist()) <= set(names.tolist())
+    require("10.4", inside, "It names classes that no image was given of.")
+    right = 100 * float((found == names[labels]).float().mean())
+    hint = f"{right:.0f} % are right; 99 % can be. Does the length of an embedding count with you?"
+    passed("10.4", right >= 98, hint)
+
+
+# --- notebook 11: ablations -----------------------------------------------------------------------------
+
+
+def exercise_11_1(trained: Callable[[int, int, int, int], int]) -> None:
+    """Check the number of weights in the adapters of all FFNs, against models that have them."""
+    for depth, dim, mlp, rank in ((2, 16, 48, 3), (3, 32, 64, 8)):
+        model = face_transformer(
+            FaceConfig(classes=4, image_size=16, patch=8, dim=dim, depth=depth, heads=2, mlp=mlp)
+        )
+        lora.inject(model)
+        lora.attach(model, "task1", rank)
+        there = sum(group.size for group in lora.groups(model, "task1"))
+        given = trained(depth, dim, mlp, rank)
+        hint = f"{depth} blocks, {dim} wide, MLP {mlp}, rank {rank}: there are {there}, and yours is {given}."
+        require("11.1", given == there, hint)
+    passed("11.1", True, "")
+
+
+def exercise_11_2(epochs: Callable[[int, int, int], int]) -> None:
+    """Check the smallest number of passes with at least so many updates, against the loop's own order."""
+    for updates, images, batch in ((100, 1200, 48), (100, 250, 48), (7, 30, 48), (50, 96, 48), (51, 96, 48)):
+        task = Task("t", 0, (0,), (), (1,), (), tuple(range(images)), (0,))
+        training = Training(batch_retain=batch)
+        steps = EpochOrder(task, training, Streams(0), torch.device("cpu")).steps
+        given = epochs(updates, images, batch)
+        hint = (
+            f"{images} images in batches of {batch} make {steps} steps a pass; {updates} updates are wanted."
+        )
+        require("11.2", (given - 1) * steps < updates <= given * steps, hint)
+    passed("11.2", True, "")
+
+
+def exercise_11_3(ratios: Callable[[Mapping[str, tuple[Tensor, Tensor]]], tuple[float, ...]]) -> None:
+    """Check zero-group ratios by block, by module and by matrix, of the same adapters."""
+    zero, one = torch.zeros(2, 3), torch.ones(2, 3)
+    given = {
+        "blocks.0.mlp.fc1": (zero, zero),
+        "blocks.0.mlp.fc2": (zero, zero),
+        "blocks.1.mlp.fc1": (zero, zero),
+        "blocks.1.mlp.fc2": (one, zero),
+    }
+    found = ratios(given)
+    require("11.3", len(found) == 3, "Three ratios are expected: by block, by module, by matrix.")
+    for name, value, expected in zip(("block", "module", "matrix"), found, (0.5, 0.75, 0.875), strict=True):
+        hint = f"By {name} it is {value}; a group is at zero if every matrix in it is."
+        require("11.3", math.isclose(value, expected), hint)
+    passed("11.3", True, "")
+
+
+def exercise_11_4(inflation: Callable[[int, float], float]) -> None:
+    """Check how much the best of several equally good settings looks better than it is."""
+    hint = "Of one setting nothing is chosen, so nothing is gained."
+    require("11.4", abs(inflation(1, 2.0)) < 0.05, hint)
+    for settings, sd, expected in ((2, 1.0, 1 / math.pi**0.5), (3, 2.0, 3 / math.pi**0.5)):
+        value = inflation(settings, sd)
+        hint = f"For {settings} settings with a deviation of {sd} it is {value:.3f}: the mean of the largest?"
+        require("11.4", math.isclose(value, expected, rel_tol=0.03), hint)
+    passed("11.4", inflation(20, 1.0) > inflation(5, 1.0) > 1, "More settings, more to choose from.")

@@ -863,3 +863,69 @@ def overlaid(values: Mapping[str, tuple[Tensor, str]], xlabel: str, ylabel: str,
     ax.legend(fontsize=9)
     fig.tight_layout()
     return fig
+
+
+# --- methods side by side (notebooks 10 and 11) ---------------------------------------------------------
+
+
+def scattered(
+    points: Mapping[str, tuple[float, float, str]], xlabel: str, ylabel: str, logarithmic: bool = False
+) -> Figure:
+    """Draw one point for each label.
+
+    Args:
+        points: by label, the place and a key of :data:`COLOURS`; points of one colour differ by marker.
+        xlabel: what is to the right, with its unit.
+        ylabel: what is above, with its unit.
+        logarithmic: whether the x axis is.
+    """
+    fig, ax = plt.subplots(figsize=(7.5, 4.2))
+    used: dict[str, int] = {}
+    for label, (x, y, colour) in points.items():
+        marker = "osD^vPX*<>"[used.get(colour, 0) % 10]
+        used[colour] = used.get(colour, 0) + 1
+        ax.scatter(x, y, s=60, marker=marker, color=COLOURS[colour], label=label, alpha=0.85, linewidths=0)
+    if logarithmic:
+        ax.set_xscale("log")
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+    fig.tight_layout()
+    return fig
+
+
+def tables(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[str], xlabel: str
+) -> Figure:
+    """Draw tables of percentages side by side as heat maps, each number in its cell.
+
+    Args:
+        panels: by title, the values of each row, one per column; a NaN leaves a gap.
+        columns: labels of the columns.
+        xlabel: what they are.
+    """
+    rows = list(next(iter(panels.values())))
+    size = (1.6 + (0.4 + 0.62 * len(columns)) * len(panels), 1.0 + 0.27 * len(rows))
+    fig, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    for ax, (title, values) in zip(axes.flat, panels.items(), strict=True):
+        sns.heatmap(
+            np.array([list(values[row]) for row in rows], dtype=float),
+            ax=ax,
+            annot=True,
+            fmt=".1f",
+            annot_kws={"fontsize": 8},
+            vmin=0,
+            vmax=100,
+            cmap="cividis",
+            linewidths=0.5,
+            cbar=False,
+            xticklabels=list(columns),
+            yticklabels=rows,
+        )
+        ax.set_facecolor("white")
+        ax.grid(visible=False)
+        ax.tick_params(axis="y", rotation=0, labelsize=9)
+        ax.set_title(title)
+        ax.set_xlabel(xlabel)
+    fig.tight_layout()
+    return fig

@@ -17,7 +17,7 @@ import tiny
 from nbformat.v4 import new_code_cell, new_notebook
 
 from minigslora import __main__ as command_line
-from minigslora import recipes
+from minigslora import methods, recipes
 from minigslora.contracts import TaskReport
 from minigslora.datasets.splits import Setting
 from minigslora.errors import ConfigError, ModelError
@@ -73,7 +73,11 @@ def test_every_scenario_has_a_preset_and_every_preset_a_source():
 def test_contenders_are_methods_with_recipes_and_only_published_ones_have_a_released_one():
     assert str(Contender.parse("gslora++:released")) == "gslora++:released"
     assert str(Contender.parse("gslora")) == "gslora"
-    every = [str(c) for c in benchmark.contenders()]
+    papers = ["gslora", "gslora:released", "gslora++", "gslora++:released"]
+    assert [str(c) for c in benchmark.contenders()] == papers
+    every = [str(c) for c in benchmark.contenders(["all"])]
+    assert {c.partition(":")[0] for c in every} == set(methods.table())
+    assert len(every) == len(set(every))
     assert {"gslora", "gslora:released", "gslora++", "gslora++:released", "gslora-distill"} <= set(every)
     assert "gslora-distill:released" not in every
     assert benchmark.contenders(["gslora:released", "gslora"], ["corrected"]) == (
@@ -433,6 +437,15 @@ def test_reproduce_and_report_from_the_command_line(monkeypatch, capsys):
         command_line.main(["report"])
     assert stopped.value.code == 0
     assert capsys.readouterr().out.strip().endswith("report.html")
+
+
+def test_reproduce_runs_the_papers_methods_unless_others_are_named(monkeypatch, capsys):
+    monkeypatch.setattr(engines, "make", lambda *arguments: Pretended())
+    for options, count in (([], 4), (["--methods", "all"], len(benchmark.contenders(["all"])))):
+        with pytest.raises(SystemExit) as stopped:
+            command_line.main(["reproduce", "table5", "--profile", "smoke", *options])
+        assert stopped.value.code == 0
+        assert f"{count} of {count} runs have finished" in capsys.readouterr().out
 
 
 def test_report_without_a_grid_says_what_to_do(capsys):

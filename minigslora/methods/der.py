@@ -16,21 +16,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from minigslora.contracts import Batch, Problem, Progress, Space, Terms
-from minigslora.methods.finetuning import (
-    RELEASED_TAUGHT,
-    Relabelling,
-    RelabellingConfig,
-    Taught,
-    TaughtConfig,
-    vectors,
-    with_total,
-)
+from minigslora.contracts import Space
+from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
 
 
 @dataclass(frozen=True)
 class DERConfig(TaughtConfig, RelabellingConfig):
-    """Settings of DER; none is tuned yet.
+    """Settings of DER.
 
     Attributes:
         match: λ.
@@ -43,12 +35,13 @@ class DERConfig(TaughtConfig, RelabellingConfig):
     over: Literal["mean", "sum"] = "mean"
 
 
-class DER(Relabelling, Taught):
+class DER(Matching):
     """Dark experience replay (arXiv 2004.07211)."""
 
     name: ClassVar[str] = "der"
     published: ClassVar[str] = "DER"
     lr: ClassVar[float] = 1e-3
+    released_lr: ClassVar[float] = 1e-3
     Config: ClassVar[type[Any]] = DERConfig
     config: Any
 
@@ -57,25 +50,16 @@ class DER(Relabelling, Taught):
         """Return the released code's configuration."""
         return {**RELEASED_TAUGHT, "match": 0.01, "space": "embedding", "over": "sum"}
 
-    def step(self, problem: Problem, batch: Batch, progress: Progress) -> Terms:
-        """Return the terms of the loss on one batch."""
-        outputs, relabelled = problem.forward(batch), self.relabel(batch)
-        terms = self.terms(problem, outputs, relabelled)
-        return with_total(terms, self.weights())
+    @property
+    def space(self) -> Space:
+        """What is matched."""
+        chosen: Space = self.config.space
+        return chosen
 
-    def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
-        """Return the unweighted terms."""
-        said = self.taught(problem, batch, "retain", self.config.space)
-        now = vectors(problem, outputs, batch, "retain", self.config.space)
-        unit = self.spread if self.config.space == "logits" else 1.0
-        return {
-            "forget": self.cross_entropy(problem, outputs, batch, "forget"),
-            "match": self.distance(said / unit, now / unit),
-        }
-
-    def weights(self) -> dict[str, float]:
-        """Return the terms' weights."""
-        return {"match": self.config.match}
+    @property
+    def unit(self) -> float:
+        """The logits' spread, or 1 for embeddings."""
+        return self.spread if self.space == "logits" else 1.0
 
     def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Return the squared distance of vectors (B, D), averaged or summed over the batch."""

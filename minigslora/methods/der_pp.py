@@ -17,7 +17,7 @@ from minigslora.methods.der import DER, DERConfig
 
 @dataclass(frozen=True)
 class DERPlusPlusConfig(DERConfig):
-    """Settings of DER++; none is tuned yet.
+    """Settings of DER++.
 
     Attributes:
         replay: λ'.

@@ -30,7 +30,7 @@ class EWCConfig(L2Config):
     """Settings of EWC.
 
     Attributes:
-        weight: λ; not tuned yet.
+        weight: λ.
         labels: "sampled" from the model, or the "true" ones.
         images: how many images share one gradient.
         draws: how many labels are drawn for each image.

@@ -18,21 +18,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from minigslora.contracts import Batch, Problem, Progress, Terms
-from minigslora.methods.finetuning import (
-    RELEASED_TAUGHT,
-    Relabelling,
-    RelabellingConfig,
-    Taught,
-    TaughtConfig,
-    vectors,
-    with_total,
-)
+from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
 
 
 @dataclass(frozen=True)
 class FDRConfig(TaughtConfig, RelabellingConfig):
-    """Settings of FDR; none is tuned yet.
+    """Settings of FDR.
 
     Attributes:
         match: λ.
@@ -43,12 +34,13 @@ class FDRConfig(TaughtConfig, RelabellingConfig):
     each_image: bool = False
 
 
-class FDR(Relabelling, Taught):
+class FDR(Matching):
     """Function distance regularisation (arXiv 1805.08289)."""
 
     name: ClassVar[str] = "fdr"
     published: ClassVar[str] = "FDR"
     lr: ClassVar[float] = 1e-3
+    released_lr: ClassVar[float] = 1e-3
     Config: ClassVar[type[Any]] = FDRConfig
     config: FDRConfig
 
@@ -56,17 +48,6 @@ class FDR(Relabelling, Taught):
     def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
         """Return the released code's configuration."""
         return {**RELEASED_TAUGHT, "match": 50.0, "each_image": True}
-
-    def step(self, problem: Problem, batch: Batch, progress: Progress) -> Terms:
-        """Return the terms of the loss on one batch of retained and forgotten images."""
-        outputs, relabelled = problem.forward(batch), self.relabel(batch)
-        said = self.taught(problem, batch, "retain")
-        now = vectors(problem, outputs, batch, "retain")
-        terms = {
-            "forget": self.cross_entropy(problem, outputs, relabelled, "forget"),
-            "match": self.distance(said / self.spread, now / self.spread),
-        }
-        return with_total(terms, {"match": self.config.match})
 
     def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
         """Return the distance of two functions from their values (B, C) on a batch.

@@ -18,7 +18,7 @@ from minigslora.streams import Streams
 
 @dataclass(frozen=True)
 class FineTuneConfig(BoundedConfig, TaughtConfig):
-    """Settings of full fine-tuning: those of the loss; not tuned yet."""
+    """Settings of full fine-tuning: those of the loss."""
 
 
 class FineTune(Taught):

@@ -17,7 +17,7 @@ from minigslora.methods.finetuning import FineTuning, FineTuningConfig, with_tot
 
 @dataclass(frozen=True)
 class GradientAscentConfig(FineTuningConfig):
-    """Settings of gradient ascent; none is tuned yet.
+    """Settings of gradient ascent.
 
     Attributes:
         replay: w; with zero no retained image is looked at.

@@ -39,7 +39,7 @@ class L2Config(RelabellingConfig):
     """Settings of L2.
 
     Attributes:
-        weight: λ; not tuned yet.
+        weight: λ.
     """
 
     weight: float = 0.1

@@ -47,7 +47,7 @@ from minigslora.streams import Streams
 
 @dataclass(frozen=True)
 class LIRFConfig(TaughtConfig, RelabellingConfig):
-    """Settings of LIRF; none is tuned yet.
+    """Settings of LIRF.
 
     Attributes:
         alpha: α, the teacher's share against labels.
@@ -175,12 +175,13 @@ def with_middle(problem: Problem, batch: Batch, model: nn.Module, block: str) ->
 
 def attention_gap(teacher: Tensor, student: Tensor, over_tokens: bool = False) -> Tensor:
     """Return AT, the mean square gap of two normalised attention maps, from features (B, N, D)."""
-    one, two = (attention_map(features.float(), over_tokens) for features in (teacher, student))
+    one, two = (attention_map(features, over_tokens) for features in (teacher, student))
     return (one - two).square().mean()
 
 
 def attention_map(features: Tensor, over_tokens: bool = False) -> Tensor:
     """Return maps of norm 1, (B, N), or (B, D) over tokens with values below 0.005 cut off."""
+    features = features.to(torch.promote_types(features.dtype, torch.float32))  # bf16 is too coarse
     if over_tokens:
         cut = F.normalize(features.square().mean(dim=1).flatten(1), dim=1)
         return cut.where(cut >= 0.005, 0.0)

@@ -20,36 +20,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minigslora.contracts import Batch, Problem, Progress, Terms
-from minigslora.methods.finetuning import (
-    RELEASED_TAUGHT,
-    Relabelling,
-    RelabellingConfig,
-    Taught,
-    TaughtConfig,
-    vectors,
-    with_total,
-)
+from minigslora.contracts import Batch, Problem, Terms
+from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
 
 
 @dataclass(frozen=True)
 class LwFConfig(TaughtConfig, RelabellingConfig):
-    """Settings of LwF; none is tuned yet.
+    """Settings of LwF.
 
     Attributes:
-        distill: w.
+        match: w.
         replay: λ.
         temperature: T, in units of the logits' spread where ``relative``.
         twice_log: whether L_old takes the logarithm twice.
     """
 
-    distill: float = 1.0
+    match: float = 1.0
     replay: float = 2.0
     temperature: float = 0.4
     twice_log: bool = False
 
 
-class LwF(Relabelling, Taught):
+class LwF(Matching):
     """Learning without forgetting (arXiv 1606.09282)."""
 
     name: ClassVar[str] = "lwf"
@@ -60,31 +52,36 @@ class LwF(Relabelling, Taught):
     @classmethod
     def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
         """Return the released code's configuration."""
-        own = {"distill": 0.5, "replay": 2.0 if single else 10.0, "temperature": 2.0, "twice_log": True}
+        own = {"match": 0.5, "replay": 2.0 if single else 10.0, "temperature": 2.0, "twice_log": True}
         return {**RELEASED_TAUGHT, **own}
 
-    def step(self, problem: Problem, batch: Batch, progress: Progress) -> Terms:
-        """Return the terms of the loss on one batch of retained and forgotten images."""
-        outputs, relabelled = problem.forward(batch), self.relabel(batch)
-        said = self.taught(problem, batch, "retain")
-        now = vectors(problem, outputs, batch, "retain")
-        distance = twice_log_distillation if self.config.twice_log else soft_cross_entropy
-        terms = {
-            "forget": self.cross_entropy(problem, outputs, relabelled, "forget"),
-            "distill": distance(said, now, self.config.temperature * self.spread),
-            "retain": self.cross_entropy(problem, outputs, relabelled, "retain"),
-        }
-        return with_total(terms, {"distill": self.config.distill, "retain": self.config.replay})
+    @property
+    def unit(self) -> float:
+        """The temperature of the softmax."""
+        return float(self.config.temperature) * self.spread
+
+    def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
+        """Add cross-entropy on retained images."""
+        retain = self.cross_entropy(problem, outputs, batch, "retain")
+        return {**super().terms(problem, outputs, batch), "retain": retain}
+
+    def weights(self) -> dict[str, float]:
+        """Add the weight of retained images."""
+        return {**super().weights(), "retain": self.config.replay}
+
+    def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """Return L_old from logits over T, (B, C)."""
+        return (twice_log if self.config.twice_log else soft_cross_entropy)(teacher, student)
 
 
-def soft_cross_entropy(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """Return L_old, the mean over rows of logits (B, C)."""
-    return F.cross_entropy(student / temperature, (teacher / temperature).softmax(dim=1))
+def soft_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:
+    """Return L_old, the mean over rows of logits over T, (B, C)."""
+    return F.cross_entropy(student, teacher.softmax(dim=1))
 
 
-def twice_log_distillation(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+def twice_log(teacher: Tensor, student: Tensor) -> Tensor:
     """Return what the released code computes in place of L_old."""
-    # softmax(z)^(1/T), by way of its logarithm, whose gradient stays finite where softmax(z) is zero.
-    roots = [(F.log_softmax(z, dim=1) / temperature).exp() for z in (teacher, student)]
+    # softmax(z)^(1/T) up to its sum, by way of its logarithm: finite gradients where it is zero.
+    roots = [F.log_softmax(z, dim=1).exp() for z in (teacher, student)]
     said, now = (F.log_softmax(root, dim=1) for root in roots)
     return -(said * torch.log(now).nan_to_num()).sum(dim=1).mean()

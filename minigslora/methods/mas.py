@@ -26,7 +26,7 @@ class MASConfig(L2Config):
     """Settings of MAS.
 
     Attributes:
-        weight: λ; not tuned yet.
+        weight: λ.
         images: how many images share one gradient.
     """
 

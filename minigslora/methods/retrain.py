@@ -39,6 +39,7 @@ class Retrain(FineTuning):
     published: ClassVar[str] = "Retrain"
     needs: ClassVar[tuple[Role, ...]] = ("retain",)
     lr: ClassVar[float] = 3e-4
+    released_lr: ClassVar[float] = 3e-4
     Config: ClassVar[type[Any]] = RetrainConfig
     config: RetrainConfig
 

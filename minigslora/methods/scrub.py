@@ -23,7 +23,7 @@ from minigslora.prototypes import prototype_distance
 
 @dataclass(frozen=True)
 class SCRUBConfig(TaughtConfig):
-    """Settings of SCRUB; none is tuned yet.
+    """Settings of SCRUB.
 
     Attributes:
         gamma: γ.
@@ -60,7 +60,7 @@ class SCRUB(Taught):
             epochs=150,
             batch_retain=batch,
             batch_forget=batch,
-            lr=cls.lr,
+            lr=cls.released_lr,
             schedule="constant",
             optimizer="adam",
             weight_decay=0.0,

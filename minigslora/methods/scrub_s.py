@@ -25,7 +25,7 @@ from minigslora.streams import Streams
 
 @dataclass(frozen=True)
 class SCRUBSConfig(SCRUBConfig):
-    """Settings of SCRUB-S; none is tuned yet.
+    """Settings of SCRUB-S.
 
     Attributes:
         smoothing: ρ.

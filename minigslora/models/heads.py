@@ -33,10 +33,11 @@ class CosineHead(nn.Module):
         nn.init.xavier_uniform_(self.weight)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Return s·cos θ of shape (B, classes), in float32 whatever the autocast."""
+        """Return s·cos θ of shape (B, classes), in float32 at least, whatever the autocast."""
+        kind = torch.promote_types(self.weight.dtype, torch.float32)
         with torch.autocast(embedding.device.type, enabled=False):
-            direction = F.normalize(embedding.float(), dim=1)
-            return self.scale * F.linear(direction, F.normalize(self.weight.float(), dim=1))
+            direction = F.normalize(embedding.to(kind), dim=1)
+            return self.scale * F.linear(direction, F.normalize(self.weight.to(kind), dim=1))
 
     def with_margin(self, logits: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
         """Return the training logits; ``share`` of the margin, for a ramp in pre-training."""

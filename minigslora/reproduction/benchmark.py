@@ -55,16 +55,23 @@ class Contender:
         return self.method if self.recipe == "corrected" else f"{self.method}:{self.recipe}"
 
 
-def contenders(names: Sequence[str] = (), recipes: Sequence[str] = methods.RECIPES) -> tuple[Contender, ...]:
-    """Return methods with recipes: every method there is where none is named.
+def contenders(
+    names: Sequence[str] = ("gslora", "gslora++"), recipes: Sequence[str] = methods.RECIPES
+) -> tuple[Contender, ...]:
+    """Return methods with recipes.
 
     A method that the published code does not have has no released recipe and runs once.
+
+    Args:
+        names: methods, or methods with a recipe; "all" stands for every one there is.
+        recipes: of methods named without one.
 
     Raises:
         ConfigError: for an unknown method or recipe.
     """
     found: list[Contender] = []
-    for name in names or sorted(methods.table()):
+    every = sorted(methods.table())
+    for name in [n for given in names for n in (every if given == "all" else [given])]:
         if ":" in name:
             found.append(Contender.parse(name))
             continue
