@@ -151,7 +151,7 @@ def forget(
 
 @app.command()
 def pretrain(
-    name: Annotated[str, typer.Argument(help="mini-faces, mini-faces-tuning or casia-face100.")],
+    name: Annotated[str, typer.Argument(help="mini-faces, mini-glyphs, casia-face100, …")],
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the training images.")] = None,
     image_size: Annotated[Optional[int], typer.Option(help="Input size in pixels.")] = None,
     width: Annotated[Optional[int], typer.Option(help="Dimension of the tokens.")] = None,
@@ -163,7 +163,7 @@ def pretrain(
     seed: Seed = 0,
     out: Annotated[Optional[Path], typer.Option(help="The checkpoint, FILE.safetensors.")] = None,
 ) -> None:
-    """Pre-train a face model; its record goes beside it as JSON."""
+    """Pre-train a model; its record goes beside it as JSON."""
     from minigslora.pretraining import make_checkpoint, recipe_for
     from minigslora.runs import runs_root
 
@@ -200,6 +200,24 @@ def import_(
 
 
 @app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="timm's name of the model, or torchvision's: vit_b_16, …")],
+    out: Annotated[Path, typer.Option(help="The checkpoint to write, FILE.safetensors.")],
+    weights: Annotated[str, typer.Option(help="A file of its weights; downloaded where none is given.")] = "",
+) -> None:
+    """Make a checkpoint of ours from a pre-trained ImageNet model, its whole head included."""
+    from minigslora.erasure import finalized_file
+    from minigslora.files import require_writable
+    from minigslora.models import checkpoint, pretrained
+
+    target = finalized_file(out)
+    require_writable(target.parent)
+    model, card = pretrained.load(name, weights)
+    checkpoint.save(target, model, card)
+    typer.echo(f"{card.architecture['name']}, {card.architecture['classes']} classes\ncheckpoint {target}")
+
+
+@app.command()
 def run(
     notebook: Annotated[str, typer.Argument(help="A number (4), a name (04_…) or a path.")],
     parameters: Annotated[
@@ -219,7 +237,7 @@ def run(
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Argument(help="table2, table3 or table5.")],
+    table: Annotated[str, typer.Argument(help="table2, table3, table4 or table5.")],
     profile: Annotated[str, typer.Option(help="smoke, cpu, gpu or paper.")] = "cpu",
     methods: Annotated[
         str, typer.Option(help="Names, a,b,c; all; name:released for one recipe only.")

@@ -72,6 +72,9 @@ def _data() -> Iterator[Finding]:
         if name in registry.RENDERED:
             yield Finding(name, True, "rendered on first use")
             continue
+        if name not in registry.FOLDERS:
+            yield Finding(name, True, "downloaded on first use")
+            continue
         try:
             yield Finding(name, True, str(registry.find(name)))
         except MiniGSLoRAError:

@@ -87,6 +87,7 @@ def with_h(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, f
             result[f"h{suffix}"] = h_mean(now[f"acc_r{suffix}"], fall)
             result[f"acc_r_before{suffix}"] = before[f"acc_r{suffix}"]
             result[f"acc_f_before{suffix}"] = before[f"acc_f{suffix}"]
-    if "acc_m" in before:
-        result["acc_m_before"] = before["acc_m"]
+    for key in ("acc_m", "acc_outside"):
+        if key in before:
+            result[f"{key}_before"] = before[key]
     return result

@@ -53,14 +53,24 @@ def table(benchmark: str = "face") -> Mapping[str, Released]:
 
 
 def setting(name: str) -> Released:
-    """Return the setting called ``name``.
+    """Return the setting called ``name``: of faces, or of another benchmark as "imagenet100/ratio".
 
     Raises:
         ConfigError: where there is none.
     """
-    if name not in table():
-        raise ConfigError(f"unknown setting {name!r}; expected one of {', '.join(table())}")
-    return table()[name]
+    benchmark, slash, key = name.rpartition("/")
+    if benchmark and benchmark not in (there := benchmarks()):
+        raise ConfigError(f"unknown benchmark {benchmark!r} of {name!r}; expected one of {', '.join(there)}")
+    known = table(benchmark or "face")
+    if key not in known:
+        expected = ", ".join(f"{benchmark}{slash}{k}" for k in known)
+        raise ConfigError(f"unknown setting {name!r}; expected one of {expected}")
+    return known[key]
+
+
+def benchmarks() -> list[str]:
+    """Return the benchmarks that have settings."""
+    return sorted(path.stem for path in (shipped_root() / "recipes").glob("*.yaml"))
 
 
 def pick(kind: type[Any], values: Released) -> dict[str, Any]:

@@ -22,6 +22,9 @@ from minigslora.errors import DataError
 from minigslora.streams import Streams
 
 CPU = torch.device("cpu")
+Files = dict[str, list[Path]]
+"""Image files by class."""
+
 ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {
     "train": ("train",),
@@ -72,7 +75,7 @@ def read_image(file: Path, size: int) -> Tensor:
     return image_tensor
 
 
-def class_files(folder: Path) -> dict[str, list[Path]]:
+def class_files(folder: Path) -> Files:
     """Return the image files of each class folder, both sorted by name."""
     return {
         sub.name: sorted(f for f in sub.rglob("*") if f.suffix.lower() in ENDINGS)
@@ -94,37 +97,48 @@ def load(root: Path | str, image_size: int, name: str = "", watch: bool = False)
             f"no data folder at {root}; expected {root / 'train' / 'CLASS' / 'image.jpg'} and "
             f"{root / 'test' / 'CLASS' / 'image.jpg'}"
         )
-    splits = _splits(root)
-    classes = tuple(splits["train"])
+    return data_set(root, splits(root), image_size, name, watch)
+
+
+def data_set(
+    root: Path, files: Mapping[str, Files], image_size: int, name: str = "", watch: bool = False
+) -> DataSet:
+    """Return the data set of each split's files by class; the classes are those of training, in order."""
+    classes = tuple(files["train"])
     sets = {
-        split: _image_set(files, classes, image_size, f"{root.name}/{split}", watch)
-        for split, files in splits.items()
+        split: image_set(own, classes, image_size, f"{root.name}/{split}", watch)
+        for split, own in files.items()
     }
     return DataSet(name or root.name, sets["train"], sets["val"], sets["test"])
 
 
-def _splits(root: Path) -> dict[str, dict[str, list[Path]]]:
+def splits(root: Path) -> dict[str, Files]:
+    """Return the files of train, val and test below ``root`` by class.
+
+    Raises:
+        DataError: for a split without images, or a class of one split that training lacks.
+    """
     folders = {
         split: next((root / n for n in names if (root / n).is_dir()), None)
         for split, names in SPLIT_NAMES.items()
     }
     if folders["train"] is None:
-        train, rest = _hold_out(_not_empty(root), 0.2)
-        test, val = _hold_out(rest, 0.5)  # the only image held out is for the test
+        train, rest = hold_out(_not_empty(root), 0.2)
+        test, val = hold_out(rest, 0.5)  # the only image held out is for the test
         return {"train": train, "val": val, "test": test}
     if folders["test"] is None:
         raise DataError(f"{root} has train/ but neither test/ nor val/; add one to measure on")
     train, test = _not_empty(folders["train"]), _not_empty(folders["test"])
     _no_other_classes(folders["test"], test, folders["train"], train)
     if folders["val"] is None or folders["val"] == folders["test"]:
-        train, val = _hold_out(train, 0.1)
+        train, val = hold_out(train, 0.1)
     else:
         val = _not_empty(folders["val"])
         _no_other_classes(folders["val"], val, folders["train"], train)
     return {"train": train, "val": val, "test": test}
 
 
-def _not_empty(folder: Path) -> dict[str, list[Path]]:
+def _not_empty(folder: Path) -> Files:
     found = class_files(folder)
     if not any(found.values()):
         raise DataError(f"{folder} has no class folder with images; expected CLASS/image.jpg in it")
@@ -144,12 +158,10 @@ def _no_other_classes(
         )
 
 
-def _hold_out(
-    files: Mapping[str, Sequence[Path]], share: float
-) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+def hold_out(files: Mapping[str, Sequence[Path]], share: float) -> tuple[Files, Files]:
     """Split off a fixed random share of each class, at least one image where it has two."""
-    kept: dict[str, list[Path]] = {}
-    held: dict[str, list[Path]] = {}
+    kept: Files = {}
+    held: Files = {}
     for name, own in files.items():
         count = min(len(own) - 1, max(1, round(share * len(own))))
         chosen = set(Streams(0).python("hold out", name).sample(range(len(own)), count))
@@ -158,9 +170,18 @@ def _hold_out(
     return kept, held
 
 
-def _image_set(
+def image_set(
     files: Mapping[str, Sequence[Path]], classes: tuple[str, ...], size: int, what: str, watch: bool
 ) -> ImageSet:
+    """Read a split's files; a split too large for memory is read as needed.
+
+    Args:
+        files: by class.
+        classes: all classes, in the order of their labels.
+        size: height and width to resize to.
+        what: the split, for the progress bar.
+        watch: whether to show one.
+    """
     paths = tuple(f for name in classes for f in files.get(name, ()))
     numbers = [i for i, n in enumerate(classes) for _ in files.get(n, ())]
     labels = torch.tensor(numbers, dtype=torch.long)

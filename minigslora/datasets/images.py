@@ -64,12 +64,19 @@ class DataSet:
     """Train, validation and test split of one data set.
 
     ``val`` is held out from training for every choice of constants; ``test`` is for reports only.
+    ``mirrored`` says whether an image turned left to right still shows its class; characters do not.
     """
 
     name: str
     train: ImageSet
     val: ImageSet
     test: ImageSet
+    mirrored: bool = True
+
+    def to(self, device: torch.device) -> DataSet:
+        """Return the data set with all splits on ``device``."""
+        splits = {split: getattr(self, split).to(device) for split in ("train", "val", "test")}
+        return replace(self, **splits)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -113,15 +120,16 @@ class DataSet:
         )
 
 
-def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+def augment(images: Tensor, generator: torch.Generator, mirrored: bool = True) -> Tensor:
     """Return float images (B, 3, H, W) in [0, 1] under small random affine, flip and contrast.
 
-    All images of the batch are moved in one call on their device: flips with probability 1/2,
-    rotations up to ±9°, scales up to ±10 %, shifts up to ±8 %, contrast and brightness ±15 %.
+    All images of the batch are moved in one call on their device: flips with probability 1/2 (none
+    where not ``mirrored``), rotations up to ±9°, scales up to ±10 %, shifts up to ±8 %, contrast and
+    brightness ±15 %.
     """
     x = images.float() / 255
     u = torch.rand(len(x), 7, generator=generator, device=generator.device).to(x.device) * 2 - 1
-    flip = torch.where(u[:, 0] > 0, 1.0, -1.0)
+    flip = torch.where(u[:, 0] > 0, 1.0, -1.0 if mirrored else 1.0)
     angle, zoom = 0.157 * u[:, 1], 1 + 0.1 * u[:, 2]
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     rows = [torch.stack([cos * flip, -sin, 0.16 * u[:, 3]], 1)]

@@ -2,24 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from minigslora.datasets import folders, mini_faces
-from minigslora.datasets.images import DataSet
+from minigslora.datasets import cifar, folders, imagenet, mini_faces, mini_glyphs
+from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.errors import DataError
 from minigslora.files import data_root
 
-FOLDERS: dict[str, tuple[str, ...]] = {
-    "casia-face100": ("casia-face100", "casia_face100", "CASIA-Face100", "casia_face100_gpu"),
-}
-"""Data sets that the user has as folders, and the names those folders go by."""
 
-RENDERED: dict[str, str] = {"mini-faces": "main", "mini-faces-tuning": "tuning"}
+@dataclass(frozen=True)
+class Own:
+    """A data set that the user has as a folder below the data root.
+
+    Attributes:
+        folders: the names that the folder goes by.
+        image_size: what images are resized to where nobody says.
+        expected: what lies below it, for the message where it is not there.
+        read: what reads it.
+    """
+
+    folders: tuple[str, ...]
+    image_size: int
+    expected: str
+    read: Callable[[Path, int, str, bool], DataSet] = folders.load
+
+
+WNIDS = "train/WNID/*.JPEG and val/WNID/*.JPEG"
+FOLDERS: dict[str, Own] = {
+    "casia-face100": Own(
+        ("casia-face100", "casia_face100", "CASIA-Face100", "casia_face100_gpu"),
+        112,
+        "train/IDENTITY/*.jpg and test/IDENTITY/*.jpg",
+    ),
+    "imagenet100": Own(
+        ("imagenet100", "ImageNet100", "imagenet-100"), 224, WNIDS, partial(imagenet.load, classes=100)
+    ),
+    "tiny-imagenet": Own(
+        ("tiny-imagenet-200", "tiny-imagenet", "tiny_imagenet", "tiny_imagenet32"), 64, WNIDS, imagenet.load
+    ),
+}
+"""Data sets that the user has as folders."""
+
+RENDERED: dict[str, tuple[Callable[..., DataSet], str, int]] = {
+    "mini-faces": (mini_faces.load, "main", mini_faces.SIZE),
+    "mini-faces-tuning": (mini_faces.load, "tuning", mini_faces.SIZE),
+    "mini-glyphs": (mini_glyphs.load, "task", mini_glyphs.SIZE),
+    "mini-glyphs-outside": (mini_glyphs.load, "outside", mini_glyphs.SIZE),
+    "mini-glyphs-all": (mini_glyphs.load, "all", mini_glyphs.SIZE),
+}
+"""Data sets that are drawn on first use: by what, which part, and their size in pixels."""
 
 
 def names() -> list[str]:
     """Return the names that :func:`load` knows."""
-    return [*RENDERED, *FOLDERS]
+    return [*RENDERED, *FOLDERS, "cifar100"]
 
 
 def load(name: str | Path, image_size: int | None = None, watch: bool = False) -> DataSet:
@@ -34,11 +73,15 @@ def load(name: str | Path, image_size: int | None = None, watch: bool = False) -
         DataError: for an unknown name, or a data set that is not on this machine.
     """
     if str(name) in RENDERED:
-        if image_size not in (None, mini_faces.SIZE):
-            raise DataError(f"{name} is rendered at {mini_faces.SIZE} pixels, not {image_size}")
-        return mini_faces.load(RENDERED[str(name)], watch=watch)
+        draw, part, size = RENDERED[str(name)]
+        if image_size not in (None, size):
+            raise DataError(f"{name} is rendered at {size} pixels, not {image_size}")
+        return draw(part, watch=watch)
     if str(name) in FOLDERS:
-        return folders.load(find(str(name)), image_size or 112, str(name), watch)
+        own = FOLDERS[str(name)]
+        return own.read(find(str(name)), image_size or own.image_size, str(name), watch)
+    if str(name) == "cifar100":
+        return cifar.load(image_size)
     if Path(name).expanduser().is_dir():
         return folders.load(name, image_size or 224, watch=watch)
     raise DataError(f"no data set {str(name)!r}: neither a folder nor one of {', '.join(names())}")
@@ -50,11 +93,32 @@ def find(name: str) -> Path:
     Raises:
         DataError: where it is not below the data root.
     """
-    root = data_root()
-    for folder in FOLDERS[name]:
+    root, own = data_root(), FOLDERS[name]
+    for folder in own.folders:
         if (root / folder / "train").is_dir():
             return root / folder
     raise DataError(
-        f"{name} is not below {root}: expected {root / FOLDERS[name][0]}/train/IDENTITY/*.jpg and "
-        "test/IDENTITY/*.jpg. Put it there, or set MINIGSLORA_DATA to the folder that holds it"
+        f"{name} is not below {root}: expected {own.expected} in {root / own.folders[0]}. Put it there, or "
+        "set MINIGSLORA_DATA to the folder that holds it"
     )
+
+
+def outside(
+    name: str, task: Sequence[str], image_size: int | None = None, watch: bool = False
+) -> ImageSet | None:
+    """Return test images of classes outside a data set's own, for the outside check; None without any.
+
+    mini-glyphs has a hundred more characters; ImageNet100 has ImageNet's other classes where the user
+    has an ``imagenet`` folder below the data root.
+
+    Args:
+        name: the task's data set.
+        task: its classes.
+        image_size: height and width to resize to.
+        watch: whether to show progress.
+    """
+    if name == "mini-glyphs":
+        return load("mini-glyphs-outside", image_size, watch).test
+    if name == "imagenet100" and (root := data_root() / "imagenet").is_dir():
+        return imagenet.outside(root, task, image_size or FOLDERS[name].image_size, watch)
+    return None

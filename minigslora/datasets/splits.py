@@ -32,6 +32,8 @@ class Setting:
         shots: images of each class at hand instead; 0 for ``ratio``.
         missing: how many retained classes have no image at all.
         order: seed of the published class order, or None for one drawn from the run's seed.
+        replay: whether there are images of retained classes at all.
+        benchmark: whose presets it takes, a file of ``data/recipes``.
     """
 
     requests: tuple[int, ...] = (20, 20, 20, 20)
@@ -39,6 +41,8 @@ class Setting:
     shots: int = 0
     missing: int = 0
     order: int | None = None
+    replay: bool = True
+    benchmark: str = "face"
 
     def __post_init__(self) -> None:
         if not self.requests or min(self.requests) < 1:
@@ -53,10 +57,11 @@ class Setting:
 
     @property
     def kind(self) -> str:
-        """The preset it takes, a name of ``data/recipes/face.yaml``."""
+        """The preset it takes, a name that :func:`minigslora.recipes.setting` knows."""
+        kind = "shots" if self.shots else "missing" if self.missing else "ratio"
         if len(self.requests) == 1 and not self.missing:
-            return "single-shots" if self.shots else "single"
-        return "shots" if self.shots else "missing" if self.missing else "ratio"
+            kind = "single-shots" if self.shots else "single"
+        return kind if self.benchmark == "face" else f"{self.benchmark}/{kind}"
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,7 @@ def plan_requests(
         gone = set(before) | set(request)
         kept = [c for c in range(len(data.classes)) if c not in gone]
         stream = streams.under(f"task{index + 1}")
-        seen = [c for c in kept if c not in missing]
+        seen = [c for c in kept if c not in missing] if setting.replay else []
         tasks.append(
             Task(
                 name=f"task{index + 1}",
@@ -151,7 +156,7 @@ def plan_requests(
                 forget=tuple(request),
                 old=tuple(before),
                 retain=tuple(kept),
-                missing=tuple(missing),
+                missing=tuple(missing) if setting.replay else tuple(kept),
                 retain_images=draw(data.train, seen, setting, stream.under("retain")),
                 forget_images=draw(data.train, request, setting, stream.under("forget")),
             )

@@ -15,7 +15,10 @@ from minigslora.errors import ModelError
 from minigslora.files import load_tensors, save_tensors, shipped_root
 from minigslora.models.face import FaceConfig, face_transformer
 
-SHIPPED: dict[str, str] = {"mini-faces": "mini-faces.safetensors"}
+SHIPPED: dict[str, str] = {
+    "mini-faces": "mini-faces.safetensors",
+    "mini-glyphs": "mini-glyphs.safetensors",
+}
 """The checkpoints that ship, by the data set they were pre-trained on."""
 
 
@@ -46,6 +49,11 @@ _CARD = "_card"
 def card_of(model: nn.Module) -> Card | None:
     """Return the card of the file that a model was loaded from; None where it came another way."""
     return getattr(model, _CARD, None)
+
+
+def set_card(model: nn.Module, card: Card) -> None:
+    """Say what a model is, so that what is made of it can hand it on."""
+    object.__setattr__(model, _CARD, card)
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:
@@ -97,7 +105,7 @@ def load(path: Path) -> tuple[nn.Module, Card]:
     card = from_mapping(Card, notes["card"])
     model = build(card.architecture)
     load_weights(model, tensors, str(path))
-    object.__setattr__(model, _CARD, card)
+    set_card(model, card)
     return model, card
 
 

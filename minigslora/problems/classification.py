@@ -21,6 +21,7 @@ from minigslora.device import Precision, autocast, choose_attention, pick_device
 from minigslora.errors import ConfigError, ModelError
 from minigslora.metrics import class_accuracies, task_metrics
 from minigslora.models.heads import CosineHead, margin_logits
+from minigslora.models.sliced import FullHead, classifier, restored
 from minigslora.streams import Streams
 
 EVAL_BATCH = 500
@@ -34,6 +35,36 @@ class Outputs:
     logits: Tensor
 
 
+@dataclass(frozen=True)
+class Outside:
+    """What a sliced model knows beside the task's classes, for the outside check (8.2).
+
+    Attributes:
+        images: test images of classes outside the task; their labels are rows of the whole head.
+        head: the whole head.
+    """
+
+    images: ImageSet
+    head: FullHead
+
+    @classmethod
+    def of(cls, images: ImageSet, head: FullHead) -> Outside:
+        """Make the check from images whose classes are known to the whole head by name.
+
+        Raises:
+            ModelError: where a class of the images is one of the task's, or unknown to the head.
+        """
+        places = {name: head.classes.index(name) for name in head.outside}
+        if strange := [name for name in images.classes if name not in places]:
+            raise ModelError(
+                f"{strange[0]!r} is not among the {len(places)} classes that the whole head has outside "
+                "the task; give images of those classes"
+            )
+        rows = torch.tensor([places[name] for name in images.classes])
+        labels = rows.to(images.labels.device)[images.labels]
+        return cls(ImageSet(images.images, labels, head.classes), head)
+
+
 class Classification(Problem):
     """Any model with timm's interface (``forward_features``, ``forward_head``) on a data set.
 
@@ -43,6 +74,7 @@ class Classification(Problem):
         mean, std: per-channel normalisation of images in [0, 1].
         device: "auto", "cpu" or "cuda".
         precision: "auto" trains in bf16 where the hardware has it. Evaluation is in float32.
+        outside: what the model knew beside these classes; evaluation then measures it, too.
     """
 
     def __init__(
@@ -53,16 +85,16 @@ class Classification(Problem):
         std: Sequence[float] = (1.0, 1.0, 1.0),
         device: str | torch.device = "auto",
         precision: Precision = "auto",
+        outside: Outside | None = None,
     ) -> None:
         self.device = pick_device(str(device))
         self.precision: Precision = precision
         self.model = model.to(self.device)
-        self.data = DataSet(
-            data.name, *(split.to(self.device) for split in (data.train, data.val, data.test))
-        )
+        self.data = data.to(self.device)
         self.mean = torch.tensor(list(mean), device=self.device)[:, None, None]
         self.std = torch.tensor(list(std), device=self.device)[:, None, None]
         self.num_classes = len(data.classes)
+        self.outside = Outside(outside.images.to(self.device), outside.head) if outside else None
         choose_attention(model, self.device, precision)
         self._check_head()
 
@@ -77,14 +109,7 @@ class Classification(Problem):
     @property
     def head(self) -> nn.Module:
         """The classifier, whose rows are the classes."""
-        getter = getattr(self.model, "get_classifier", None)
-        head = getter() if callable(getter) else None
-        if not isinstance(head, nn.Linear | CosineHead):
-            raise ModelError(
-                f"{type(self.model).__name__} has no single linear classifier; expected a timm "
-                "classification model (DeiT's distilled pair of heads is not supported)"
-            )
-        return head
+        return classifier(self.model)
 
     @property
     def margin(self) -> float:
@@ -109,7 +134,7 @@ class Classification(Problem):
         rows = torch.cat(list(indices.values()))
         images = self.data.train.images[rows]
         if moves is not None:
-            images = augment(images, moves)
+            images = augment(images, moves, self.data.mirrored)
         sizes = {role: len(part) for role, part in indices.items()}
         return Batch(self.normalise(images), self.data.train.labels[rows], sizes)
 
@@ -187,9 +212,10 @@ class Classification(Problem):
     @torch.no_grad()
     def predict(self, split: Literal["train", "val", "test"], model: nn.Module | None = None) -> Tensor:
         """Return margin-free logits (N, C) of a whole split, in float32."""
-        model = model or self.model
+        return self._logits(getattr(self.data, split), model or self.model)
+
+    def _logits(self, data: ImageSet, model: nn.Module) -> Tensor:
         model.eval()
-        data: ImageSet = getattr(self.data, split)
         rows = torch.arange(len(data), device=self.device)
         with autocast(self.device, "fp32"):
             parts = [
@@ -222,13 +248,29 @@ class Classification(Problem):
         """Return the accuracy over all classes of a split, in percent."""
         return 100.0 * float(self.correct(split).float().mean())
 
+    @torch.no_grad()
+    def outside_accuracy(self, model: nn.Module | None = None) -> float:
+        """Return the accuracy in percent on the classes outside the task, the whole head put back.
+
+        Args:
+            model: the live model by default.
+
+        Raises:
+            ModelError: for a problem that was given nothing outside its classes.
+        """
+        if self.outside is None:
+            raise ModelError("this problem has no classes outside the task; give outside=Outside.of(…)")
+        with restored(model or self.model, self.outside.head) as whole:
+            answers = self._logits(self.outside.images, whole).argmax(dim=1)
+        return 100.0 * float((answers == self.outside.images.labels).float().mean())
+
     def evaluate(
         self, tasks: Sequence[Task], split: Literal["val", "test"] = "test"
     ) -> list[dict[str, float]]:
         """Return each task's metrics for the live model; see :mod:`minigslora.metrics`.
 
         A cosine head adds ``acc_margin`` figures, with its margin on the true logit: those the
-        published tables give.
+        published tables give. Where there are classes outside the task, ``acc_outside`` is theirs.
         """
         labels = getattr(self.data, split).labels
         logits = {"": self.predict(split)}
@@ -236,8 +278,10 @@ class Classification(Problem):
             logits["_margin"] = margin_logits(self.head, logits[""], labels)
         hits = {k: class_accuracies(v, labels, self.num_classes) for k, v in logits.items()}
         names = self.data.classes
+        outside = {"acc_outside": self.outside_accuracy()} if self.outside else {}
         return [
             {f"{k}{suffix}": v for suffix, h in hits.items() for k, v in task_metrics(h, task, names).items()}
+            | outside
             for task in tasks
         ]
 

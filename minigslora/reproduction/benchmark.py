@@ -18,6 +18,7 @@ from torch import nn
 
 from minigslora import methods
 from minigslora.contracts import TaskReport
+from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet
 from minigslora.datasets.splits import Setting, plan
 from minigslora.device import Precision
@@ -25,7 +26,8 @@ from minigslora.errors import ConfigError, ModelError
 from minigslora.files import sha256
 from minigslora.forgetting import forget_sequence
 from minigslora.models import checkpoint
-from minigslora.problems.classification import Classification
+from minigslora.models.sliced import slice_head
+from minigslora.problems.classification import Classification, Outside
 from minigslora.reproduction import published
 
 PRE_TRAINED = "pre-trained"
@@ -104,6 +106,31 @@ def load_model(data: str, weights: str = "", digest: str = "") -> tuple[nn.Modul
     return model, card
 
 
+def cut_to_task(
+    model: nn.Module, card: checkpoint.Card, data: DataSet, watch: bool = False
+) -> Outside | None:
+    """Leave a model, in place, the rows of its head that the data's classes have (8.1).
+
+    Args:
+        model: the pre-trained model; left as it is where its head has just these classes.
+        card: what it says of itself.
+        data: the task's data.
+        watch: whether to show progress.
+
+    Returns:
+        What the model knew beside them, for the outside check; None where it knew nothing more, or
+        where there are no images of it.
+
+    Raises:
+        ModelError: where a class of the data has no row.
+    """
+    if not card.classes or card.classes == data.classes:
+        return None
+    head = slice_head(model, card.classes, data.classes)
+    images = registry.outside(data.name, data.classes, data.image_size, watch)
+    return Outside.of(images, head) if images is not None else None
+
+
 def serve(
     model: nn.Module,
     card: checkpoint.Card,
@@ -116,14 +143,17 @@ def serve(
     precision: Precision = "auto",
     watch: bool = False,
     overrides: Mapping[str, Any] | None = None,
+    outside: Outside | None = None,
 ) -> list[TaskReport]:
     """Serve a setting's requests with one method; ``model`` itself is left as it is.
+
+    Where ``outside`` is given, each report has the accuracy on classes outside the task, too.
 
     Returns:
         One report per request.
     """
     method = methods.create(contender.method, contender.recipe, setting.kind, **(overrides or {}))
-    problem = Classification(copy.deepcopy(model), data, card.mean, card.std, device, precision)
+    problem = Classification(copy.deepcopy(model), data, card.mean, card.std, device, precision, outside)
     return forget_sequence(problem, method, plan(data, setting, seed), seed, out, watch)
 
 
@@ -208,6 +238,9 @@ AT_A_GLANCE: dict[str, tuple[str, str]] = {
     "Acc_o": ("acc_o", "mean"),
     "worst Acc_o": ("acc_o", "max"),
     "fall of Acc_m": ("fall_m", "mean"),
+    "outside": ("acc_outside", "mean"),
+    "fall outside": ("fall_outside", "mean"),
+    "worst fall outside": ("fall_outside", "max"),
     "H": ("h", "mean"),
     "zero groups": ("zero_group_ratio", "mean"),
     "seconds a task": ("seconds", "mean"),
@@ -224,8 +257,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["scenario", "method", "recipe"]
     with_falls = rows.assign(fall_r=rows["acc_r_before"] - rows["acc_r"])
-    if "acc_m" in rows:
-        with_falls["fall_m"] = rows["acc_m_before"] - rows["acc_m"]
+    for kind in ("m", "outside"):
+        if f"acc_{kind}" in rows:
+            with_falls[f"fall_{kind}"] = rows[f"acc_{kind}_before"] - rows[f"acc_{kind}"]
     named = {name: how for name, how in AT_A_GLANCE.items() if how[0] in with_falls}
     runs = with_falls.groupby([*keys, "seed"], sort=False).agg(**named)
     grouped = runs.groupby(keys, sort=False)

@@ -1,0 +1,176 @@
+"""ImageNet's kin in their own layouts: folders named by WordNet ids ("n01440764").
+
+ImageNet100, ImageNet and Tiny-ImageNet come as ``train/WNID/*.JPEG`` and ``val/WNID/*.JPEG``;
+Tiny-ImageNet as its makers distribute it has ``train/WNID/images/*.JPEG`` and one ``val/images`` with
+``val/val_annotations.txt``. Beside the folders may lie ``wnids.txt``, one class a line, which says what
+must be there, and ``words.txt`` (WNID, tab, names) or ``Labels.json`` ({WNID: names}), which say what the
+classes are called.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from minigslora.datasets import folders
+from minigslora.datasets.folders import Files
+from minigslora.datasets.images import DataSet, ImageSet
+from minigslora.errors import DataError
+
+WNID = re.compile(r"n\d{8}")
+
+
+def load(
+    root: Path,
+    image_size: int,
+    name: str = "",
+    watch: bool = False,
+    classes: int = 0,
+) -> DataSet:
+    """Return the data set below ``root``; its classes are WordNet ids in alphabetical order.
+
+    Args:
+        root: the folder with ``train`` and ``val``.
+        image_size: height and width to resize to.
+        name: what to call the data set.
+        watch: whether to show progress.
+        classes: how many classes there must be where no ``wnids.txt`` says so; 0 for any number.
+
+    Raises:
+        DataError: naming a folder that is no WordNet id or is not listed, a listed class without
+            folder or images, a wrong number of classes, or what :mod:`folders` refuses.
+    """
+    if (root / "val" / ANNOTATIONS).is_file():
+        for folder in (root / "train", root / "val" / "images"):
+            if not folder.is_dir():
+                raise DataError(
+                    f"{root} has val/{ANNOTATIONS} but no folder {folder}; unpack the archive anew"
+                )
+        splits = _as_distributed(root)
+    else:
+        _only_wnids(root)
+        splits = folders.splits(root)
+    _check_classes(root, splits, classes)
+    return folders.data_set(root, splits, image_size, name, watch)
+
+
+ANNOTATIONS = "val_annotations.txt"
+
+
+def _as_distributed(root: Path) -> dict[str, Files]:
+    """Return the splits of Tiny-ImageNet's own layout."""
+    _only_wnids(root, ("train",))
+    train, val = folders.hold_out(folders.class_files(root / "train"), 0.1)
+    test: Files = {}
+    for line in (root / "val" / ANNOTATIONS).read_text(encoding="utf-8").splitlines():
+        file, wnid = line.split("\t")[:2]
+        if not (path := root / "val" / "images" / file).is_file():
+            raise DataError(f"{root / 'val' / ANNOTATIONS} names {file}, which is not in val/images")
+        test.setdefault(wnid, []).append(path)
+    if strange := sorted(set(test) - set(train)):
+        raise DataError(f"{root / 'val' / ANNOTATIONS} names the class {strange[0]}, which train/ lacks")
+    return {"train": train, "val": val, "test": {wnid: test[wnid] for wnid in sorted(test)}}
+
+
+def _only_wnids(root: Path, splits: Sequence[str] = ("train", "val", "test")) -> None:
+    """Refuse a class folder that is no WordNet id: a class under a wrong name would shift the head's rows."""
+    for split in splits:
+        if not (folder := root / split).is_dir():
+            continue
+        for sub in sorted(folder.iterdir()):
+            if sub.is_dir() and not sub.name.startswith(".") and not WNID.fullmatch(sub.name):
+                raise DataError(
+                    f"the folder {sub} is not named by a WordNet id; expected a name such as n01440764. "
+                    "Rename or remove it"
+                )
+
+
+def _check_classes(root: Path, splits: Mapping[str, Files], classes: int) -> None:
+    named, listed = names(root), wnids(root)
+    for split, files in splits.items():
+        folder = root / ("val" if split == "test" else "train" if split == "val" else split)
+        if lacking := [w for w in listed if not files.get(w)]:
+            raise DataError(
+                f"{folder} has no image of {_called(lacking[0], named)}, which {root / 'wnids.txt'} lists "
+                f"({len(lacking)} of {len(listed)} classes are missing); add its folder"
+            )
+        if listed and (strange := [w for w in files if w not in set(listed)]):
+            raise DataError(
+                f"{folder} has the class folder {_called(strange[0], named)}, which {root / 'wnids.txt'} "
+                "does not list; remove the folder, or add it to the list"
+            )
+        if lacking := [w for w in splits["train"] if not files.get(w)]:
+            raise DataError(
+                f"{folder} has no image of {_called(lacking[0], named)}, which train/ has; add some"
+            )
+    if classes and not listed and len(splits["train"]) != classes:
+        raise DataError(
+            f"{root / 'train'} has {len(splits['train'])} class folders, not {classes}; remove those that do "
+            f"not belong there, or list the wanted ones in {root / 'wnids.txt'}"
+        )
+
+
+def wnids(root: Path) -> list[str]:
+    """Return the WordNet ids that ``wnids.txt`` below ``root`` lists; none where there is no such file.
+
+    Raises:
+        DataError: for a line that is no WordNet id, or one that stands there twice.
+    """
+    path = root / "wnids.txt"
+    if not path.is_file():
+        return []
+    found = path.read_text(encoding="utf-8").split()
+    for number, wnid in enumerate(found, 1):
+        if not WNID.fullmatch(wnid):
+            raise DataError(f"{path}, entry {number}: {wnid!r} is no WordNet id such as n01440764")
+        if wnid in found[: number - 1]:
+            raise DataError(f"{path}, entry {number}: {wnid} is listed twice; list it once")
+    return found
+
+
+def names(root: Path) -> dict[str, str]:
+    """Return what the classes are called, from ``words.txt`` or ``Labels.json``; empty without either.
+
+    Raises:
+        DataError: for a metadata file that cannot be read.
+    """
+    words, labels = root / "words.txt", root / "Labels.json"
+    if words.is_file():
+        lines = words.read_text(encoding="utf-8").splitlines()
+        return {wnid: called for wnid, _, called in (line.partition("\t") for line in lines)}
+    if not labels.is_file():
+        return {}
+    try:
+        return {str(k): str(v) for k, v in json.loads(labels.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError):
+        raise DataError(f"{labels} is no JSON of the form {{WNID: names}}; correct or remove it") from None
+
+
+def _called(wnid: str, named: Mapping[str, str]) -> str:
+    return f"{wnid} ({named[wnid]})" if wnid in named else wnid
+
+
+def outside(root: Path, task: Sequence[str], image_size: int, watch: bool = False) -> ImageSet:
+    """Return the validation images of all classes below ``root`` but those of the task.
+
+    Args:
+        root: a folder with ``val/WNID`` of ImageNet, the task's classes among them or not.
+        task: the task's WordNet ids.
+        image_size: height and width to resize to.
+        watch: whether to show progress.
+
+    Raises:
+        DataError: where nothing is there beside the task's classes.
+    """
+    _only_wnids(root, ("val",))
+    folder = root / "val"
+    files = folders.class_files(folder) if folder.is_dir() else {}
+    others = {wnid: own for wnid, own in files.items() if wnid not in set(task) and own}
+    if not others:
+        raise DataError(
+            f"{folder} has no class folder outside the task; expected val/WNID/*.JPEG of ImageNet's other "
+            "classes"
+        )
+    return folders.image_set(others, tuple(others), image_size, f"{root.name}/val", watch)
