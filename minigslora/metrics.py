@@ -96,18 +96,30 @@ def h_mean(acc_r: float, drop: float) -> float:
     return 2 * acc_r * drop / (acc_r + drop)
 
 
+FIGURES: tuple[tuple[str, str, str], ...] = (
+    ("acc", "", ""),
+    ("acc", "_margin", "_margin"),
+    ("ap", "", ""),
+    ("ap50", "", "50"),
+)
+"""What is measured on subsets of classes: how its keys begin and end, and what its Drop and H end in."""
+
+
 def with_h(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """Return ``now`` with drop and h, given the pre-trained model's metrics on the same classes."""
+    """Return ``now`` with drop and h, given the pre-trained model's metrics on the same classes.
+
+    A detector's ``h`` is of AP, and its ``h50`` of AP50.
+    """
     result = dict(now)
-    for suffix in ("", "_margin"):
-        if f"acc_f{suffix}" in now:
-            fall = drop(before[f"acc_f{suffix}"], now[f"acc_f{suffix}"])
-            result[f"drop{suffix}"] = fall
-            result[f"h{suffix}"] = h_mean(now[f"acc_r{suffix}"], fall)
-            result[f"acc_r_before{suffix}"] = before[f"acc_r{suffix}"]
-            result[f"acc_f_before{suffix}"] = before[f"acc_f{suffix}"]
-    if "acc_m" in before:
-        result["acc_m_before"] = before["acc_m"]
+    for stem, suffix, ending in FIGURES:
+        if (kept := f"{stem}_r{suffix}") in now and (gone := f"{stem}_f{suffix}") in now:
+            fall = drop(before[gone], now[gone])
+            result[f"drop{ending}"] = fall
+            result[f"h{ending}"] = h_mean(now[kept], fall)
+            result[f"{stem}_r_before{suffix}"] = before[kept]
+            result[f"{stem}_f_before{suffix}"] = before[gone]
+        if not suffix and f"{stem}_m" in before:
+            result[f"{stem}_m_before"] = before[f"{stem}_m"]
     return result
 
 
@@ -157,7 +169,7 @@ def coco_results(found: Sequence[Boxes]) -> list[dict[str, Any]]:
 def average_precisions(
     found: Sequence[Boxes], objects: Sequence[Objects], num_classes: int
 ) -> dict[str, Tensor]:
-    """Return AP (mean over IoU .50 to .95) and AP50 of each class, (C,), in percent.
+    """Return AP (mean over IoU .50 to .95) and AP50 (9.5) of each class, (C,), in percent.
 
     COCO's evaluation by faster-coco-eval, from one pass for all classes.
 

@@ -257,7 +257,9 @@ def _detector_recipe(
 
     A changed input size keeps the weights that it starts from; a changed width or depth does not.
     """
-    asked = {key: _at_least_one(key, value) for key, value in sizes.items() if value is not None}
+    asked: dict[str, Any] = {
+        key: _at_least_one(key, value) for key, value in sizes.items() if value is not None
+    }
     changed = replace(model, **asked)
     if start is None:
         start = recipe.start if replace(changed, image_size=model.image_size) == model else ""

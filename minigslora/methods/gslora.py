@@ -36,7 +36,7 @@ class BoundedConfig:
 
     Attributes:
         beta: β per task; the last value serves all further tasks.
-        bound: BND; a distance above chance (4.3; 9.2 for detection) in units of the logits' spread where
+        bound: BND; a distance above chance (4.3; 9.3 for detection) in units of the logits' spread where
             ``relative``, to which the head's margin is added where CE_f carries it (4.4); else in nats.
         relative: whether bounds and temperatures are in units of the spread of the original model's
             logits, so that one constant serves scale-64 cosine heads and linear heads.

@@ -9,13 +9,15 @@ that transformers loads what is saved.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from minigslora.errors import ConfigError
+from minigslora.errors import ConfigError, ModelError
 
 PRIOR = 0.01
 """π: what a head of sigmoids says of every class and place before training (arXiv 1708.02002, 4.1)."""

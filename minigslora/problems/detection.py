@@ -1,6 +1,6 @@
 """Detection: images with boxed objects, and transformers' Deformable DETR (notebook 09).
 
-The model's matcher pairs each annotated object with one query, and its losses are transformers' own.
+The model's matcher pairs each annotated object with one query (9.1), and its losses are transformers' own.
 What an image is asked for depends on its role, since it may hold objects of both kinds:
 
 * a *retained* image is trained on its objects of retained classes,
@@ -11,13 +11,13 @@ out of the loss (corrected recipe), or their annotations are dropped, so that th
 
 For one matched query with the logit z of the true class,
 
-    focal(z) = (1 − p)² · (−ln p),  p = 1 / (1 + e^−z)                       (9.1)
+    focal(z) = (1 − p)² · (−ln p),  p = 1 / (1 + e^−z)                       (9.2)
 
 which is a cross-entropy in nats where p is small. A head of independent sigmoids has no chance level ln C;
 it starts from p = π for every class and place, what it says where it knows nothing, and forgetting is bounded
 at a distance above
 
-    chance = −ln π,  π = 0.01                                                (9.2)
+    chance = −ln π,  π = 0.01                                                (9.3)
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Choices:
     Attributes:
         others: objects of classes that the image's role is not about: "ignore" leaves the queries
             matched to them out, "background" drops their annotations.
-        bounded: what forgetting maximises: the focal loss (9.1) of the "matched" queries' true
+        bounded: what forgetting maximises: the focal loss (9.2) of the "matched" queries' true
             classes, or twice the whole focal loss over "all" queries, as the released code does.
         boxes_of_forgotten: whether the box losses of forgotten objects are still minimised. The
             corrected recipe teaches nothing about a forgotten object, not even its place.
@@ -176,7 +176,7 @@ class Detection(Problem):
 
     @property
     def chance(self) -> float:
-        """The bounded loss where the head knows nothing (9.2), in nats."""
+        """The bounded loss where the head knows nothing (9.3), in nats."""
         return -math.log(PRIOR)
 
     def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:

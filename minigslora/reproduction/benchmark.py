@@ -18,6 +18,7 @@ from torch import nn
 
 from minigslora import methods
 from minigslora.contracts import TaskReport
+from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet
 from minigslora.datasets.splits import Setting, plan
 from minigslora.device import Precision
@@ -26,6 +27,7 @@ from minigslora.files import sha256
 from minigslora.forgetting import forget_sequence
 from minigslora.models import checkpoint
 from minigslora.problems.classification import Classification
+from minigslora.problems.detection import CHOICES, Detection
 from minigslora.reproduction import published
 
 PRE_TRAINED = "pre-trained"
@@ -97,10 +99,27 @@ def load_model(data: str, weights: str = "", digest: str = "") -> tuple[nn.Modul
     return model, card
 
 
+def problem_of(
+    model: nn.Module,
+    card: checkpoint.Card,
+    data: DataSet | DetectionData,
+    recipe: str = "corrected",
+    device: str = "auto",
+    precision: Precision = "auto",
+) -> Classification | Detection:
+    """Return the problem that a data set poses to ``model``, which is edited in place.
+
+    In detection a recipe also says what becomes of objects that a request is not about.
+    """
+    if isinstance(data, DetectionData):
+        return Detection(model, data, card.mean, card.std, device, precision, CHOICES[recipe])
+    return Classification(model, data, card.mean, card.std, device, precision)
+
+
 def serve(
     model: nn.Module,
     card: checkpoint.Card,
-    data: DataSet,
+    data: DataSet | DetectionData,
     setting: Setting,
     contender: Contender,
     seed: int,
@@ -116,7 +135,7 @@ def serve(
         One report per request.
     """
     method = methods.create(contender.method, contender.recipe, setting.kind, **(overrides or {}))
-    problem = Classification(copy.deepcopy(model), data, card.mean, card.std, device, precision)
+    problem = problem_of(copy.deepcopy(model), card, data, contender.recipe, device, precision)
     return forget_sequence(problem, method, plan(data, setting, seed), seed, out, watch)
 
 
@@ -170,11 +189,12 @@ def beside(rows: pd.DataFrame, table: str) -> pd.DataFrame:
     for key in sorted(mean.index, key=lambda k: order[k]):
         scenario, method, _, task = key
         place = (scenario, printed_name(method), task)
-        for metric in published.METRICS:
+        for metric in (*published.METRICS, *published.DETECTION_METRICS):
             if metric not in mean or pd.isna(mean.loc[key, metric]):
                 continue
             margin = f"{metric}_margin" if f"{metric}_margin" in mean else metric
-            there = float(printed.loc[place, metric]) if place in printed.index else float("nan")
+            known_there = place in printed.index and metric in printed
+            there = float(printed.loc[place, metric]) if known_there else float("nan")
             lines.append(
                 dict(zip(keys, key, strict=True))
                 | {"metric": metric, "seeds": int(grouped.size()[key])}
@@ -203,6 +223,18 @@ AT_A_GLANCE: dict[str, tuple[str, str]] = {
     "fall of Acc_m": ("fall_m", "mean"),
     "H": ("h", "mean"),
     "zero groups": ("zero_group_ratio", "mean"),
+    **{
+        name: column
+        for stem, label in (("ap50", "AP50"), ("ap", "AP"))
+        for name, column in {
+            f"{label}_r": (f"{stem}_r", "mean"),
+            f"fall of {label}_r": (f"fall_{stem}_r", "mean"),
+            f"worst fall of {label}_r": (f"fall_{stem}_r", "max"),
+            f"worst {label}_f": (f"{stem}_f", "max"),
+            f"worst {label}_o": (f"{stem}_o", "max"),
+        }.items()
+    },
+    "H50": ("h50", "mean"),
     "seconds a task": ("seconds", "mean"),
     "seconds a run": ("seconds", "sum"),
 }
@@ -216,9 +248,12 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     model's accuracy less the edited one's.
     """
     keys = ["scenario", "method", "recipe"]
-    with_falls = rows.assign(fall_r=rows["acc_r_before"] - rows["acc_r"])
-    if "acc_m" in rows:
-        with_falls["fall_m"] = rows["acc_m_before"] - rows["acc_m"]
+    with_falls = rows.copy()
+    for stem, fall in (("acc", "fall"), ("ap", "fall_ap"), ("ap50", "fall_ap50")):
+        for subset in ("r", "m"):
+            if f"{stem}_{subset}" in rows:
+                before = rows[f"{stem}_{subset}_before"]
+                with_falls[f"{fall}_{subset}"] = before - rows[f"{stem}_{subset}"]
     named = {name: how for name, how in AT_A_GLANCE.items() if how[0] in with_falls}
     runs = with_falls.groupby([*keys, "seed"], sort=False).agg(**named)
     grouped = runs.groupby(keys, sort=False)
@@ -231,7 +266,10 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"seeds": grouped.size(), **{k: pd.Series(v, mean.index) for k, v in shown.items()}})
 
 
-HEADINGS = {"h": "H", "acc_r": "Acc_r", "acc_f": "Acc_f", "acc_o": "Acc_o", "acc_m": "Acc_m"}
+HEADINGS = {"h": "H", "acc_r": "Acc_r", "acc_f": "Acc_f", "acc_o": "Acc_o", "acc_m": "Acc_m"} | {
+    "h50": "H50",
+    **{f"{stem}_{s}": f"{name}_{s}" for stem, name in (("ap", "AP"), ("ap50", "AP50")) for s in "rfom"},
+}
 
 
 def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
@@ -241,6 +279,7 @@ def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
     before it.
     """
     part = comparison[comparison["scenario"] == scenario]
+    boxes = part["metric"].isin(published.DETECTION_METRICS).any()  # a detector's head has no margin
     cells: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
     for line in part.to_dict("records"):
         key = (line["method"], line["recipe"], str(line["task"]))
@@ -248,7 +287,7 @@ def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
         cells.setdefault(key, {}).update(
             {
                 (heading, "ours"): _cell(line["ours"], line["sd"]),
-                (heading, "with margin"): _cell(line["margin"], line["margin_sd"]),
+                (heading, "with margin"): "" if boxes else _cell(line["margin"], line["margin_sd"]),
                 (heading, "published"): _cell(line["published"]),
                 (heading, "difference"): _cell(line["difference"]),
             }
