@@ -9,6 +9,7 @@ the evaluation and the files are :mod:`minigslora.forgetting`'s.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -112,11 +113,13 @@ class Problem(Protocol):
     """What a benchmark means to a method.
 
     Attributes:
+        kind: "classification" or "detection"; methods say which they are defined for.
         model: the model being edited; methods may wrap its layers or train its parameters.
         num_classes: C.
         device: where the model and its batches live.
     """
 
+    kind: ClassVar[str] = "classification"
     model: nn.Module
     num_classes: int
     device: torch.device
@@ -125,6 +128,11 @@ class Problem(Protocol):
     def margin(self) -> float:
         """The most that the head's training margin adds to a cross-entropy, in nats; 0 without one."""
         ...
+
+    @property
+    def chance(self) -> float:
+        """The bounded loss of an answer that knows nothing, in nats; bounds are distances above it."""
+        return math.log(self.num_classes)
 
     @property
     def head(self) -> nn.Module:
@@ -235,6 +243,7 @@ class Method(Protocol):
         name: what the method is called in tables and commands.
         published: what the published tables call it; "" where they do not have it.
         revocable: whether :func:`minigslora.lora.revoke` can undo one of its tasks.
+        problems: the kinds of problem it is defined for.
         config: its configuration.
         training: how the loop trains it.
     """
@@ -242,6 +251,7 @@ class Method(Protocol):
     name: ClassVar[str]
     published: ClassVar[str] = ""
     revocable: ClassVar[bool] = False
+    problems: ClassVar[tuple[str, ...]] = ("classification", "detection")
     config: Any
     training: Training
 

@@ -96,7 +96,13 @@ def read_json(path: Path) -> Any:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
     """Write tensors as safetensors, with ``notes`` in the header: text as it is, the rest as JSON."""
-    plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    plain: dict[str, Tensor] = {}
+    places = set[int]()
+    for name, t in tensors.items():
+        own = t.detach().cpu().contiguous()
+        # The format refuses tied weights; each name gets a copy, as a strict load asks for all names.
+        plain[name] = own.clone() if (place := own.untyped_storage().data_ptr()) in places else own
+        places.add(place)
     header = {key: _header_text(value) for key, value in notes.items()}
     with written_whole(path) as temporary:
         save_file(plain, temporary, metadata=header)

@@ -74,6 +74,15 @@ def check_training(training: Training) -> None:
             raise ConfigError(f"{key} = {value}; expected {least} or more")
 
 
+def check_defined(problem: Problem, method: Method) -> None:
+    """Raise a :class:`ConfigError` where ``method`` is not defined for ``problem``."""
+    if problem.kind not in method.problems:
+        raise ConfigError(
+            f"{method.name} is not defined for {problem.kind}, only for {' and '.join(method.problems)}; "
+            "choose another method, such as gslora"
+        )
+
+
 class EpochOrder:
     """Which images each step of each epoch takes, by role.
 
@@ -143,6 +152,7 @@ def train_task(
             last good epoch.
     """
     check_training(method.training)
+    check_defined(problem, method)
     torch.manual_seed(streams("global").initial_seed())  # dropout
     problem.begin(task)
     groups = method.begin(problem, task, streams)
@@ -345,6 +355,7 @@ def forget_sequence(
     Returns:
         One report per task.
     """
+    check_defined(problem, method)
     identity = {
         "method": method.name,
         "config": asdict(method.config),

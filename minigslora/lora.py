@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -170,12 +171,17 @@ class LoRALinear(nn.Module):
 # --- finding the layers ---------------------------------------------------------------------------
 
 
+DETR = "transformers.models.deformable_detr.modeling_deformable_detr"
+"""Where Deformable DETR's types are; where it was not imported, no model has them."""
+
+
 def _ffn_types() -> tuple[type[nn.Module], ...]:
     import timm.layers as layers
     from torchvision.ops.misc import MLP
 
     names = ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked", "GatedMlp", "GlobalResponseNormMlp")
-    found = (getattr(layers, name, None) for name in names)
+    found = [getattr(layers, name, None) for name in names]
+    found.append(getattr(sys.modules.get(DETR), "DeformableDetrMLP", None))
     return (MLP, *(t for t in found if isinstance(t, type)))
 
 
@@ -186,6 +192,8 @@ def _attention_types() -> tuple[type[nn.Module], ...]:
     places = (layers, vision_transformer, beit, eva, swin_transformer, swin_transformer_v2)
     names = ("Attention", "AttentionRope", "EvaAttention", "WindowAttention")
     found = {getattr(place, name, None) for place in places for name in names}
+    detr = ("DeformableDetrSelfAttention", "DeformableDetrMultiscaleDeformableAttention")
+    found |= {getattr(sys.modules.get(DETR), name, None) for name in detr}
     return (nn.MultiheadAttention, *(t for t in found if isinstance(t, type)))
 
 
@@ -199,8 +207,9 @@ def find_blocks(model: nn.Module) -> dict[str, str]:
     """Map each linear layer of a Transformer block to the block's name.
 
     A block is the smallest module that holds both an attention and a feed-forward network, both
-    found by type (timm's, torchvision's and torch's own). Where there is none (an attention of an
-    unknown type), it is the module that holds the layer's own attention or feed-forward network.
+    found by type (timm's, torchvision's, torch's own, and transformers' Deformable DETR's). Where there
+    is none (an attention of an unknown type), it is the module that holds the layer's own attention or
+    feed-forward network.
     Layers in neither are not listed.
     """
     attention, ffn = _inside(model, _attention_types()), _inside(model, _ffn_types())

@@ -9,13 +9,20 @@ included. The published tables take the *pre-trained* model's Acc_f in (5.1).
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from minigslora.contracts import Task
 from minigslora.errors import DataError
+
+if TYPE_CHECKING:
+    from minigslora.datasets.detection import Objects
 
 
 def class_accuracies(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -43,26 +50,38 @@ def subset_accuracy(
     chosen = torch.tensor(list(classes), dtype=torch.long)
     hits, counts = per_class[0][chosen].sum(), per_class[1][chosen].sum()
     if counts == 0:
-        shown = ", ".join(repr(names[c]) if names else str(c) for c in list(classes)[:5])
-        raise DataError(
-            f"the split has no image of the {len(classes)} {what} classes "
-            f"({shown}{', …' if len(classes) > 5 else ''}), so their accuracy is undefined; add images of "
-            "them to it, or evaluate on a split that has them"
-        )
+        raise _undefined(classes, what, names, "image", "accuracy is")
     return 100.0 * float(hits / counts)
+
+
+def _undefined(classes: Sequence[int], what: str, names: Sequence[str], thing: str, figure: str) -> DataError:
+    shown = ", ".join(repr(names[c]) if names else str(c) for c in list(classes)[:5])
+    return DataError(
+        f"the split has no {thing} of the {len(classes)} {what} classes "
+        f"({shown}{', …' if len(classes) > 5 else ''}), so their {figure} undefined; add images of "
+        "them to it, or evaluate on a split that has them"
+    )
 
 
 def task_metrics(
     per_class: tuple[Tensor, Tensor], task: Task, classes: Sequence[str] = ()
 ) -> dict[str, float]:
     """Return acc_r, acc_f, and where they exist acc_o (old) and acc_m (missing), in percent."""
-    subsets = {"acc_r": task.retain, "acc_f": task.forget, "acc_o": task.old, "acc_m": task.missing}
-    names = {"acc_r": "retained", "acc_f": "forgotten", "acc_o": "old", "acc_m": "missing"}
     return {
-        key: subset_accuracy(per_class, chosen, names[key], classes)
-        for key, chosen in subsets.items()
-        if chosen
+        f"acc_{key}": subset_accuracy(per_class, chosen, what, classes)
+        for key, (what, chosen) in subsets(task).items()
     }
+
+
+def subsets(task: Task) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return what each subset of a task's classes is called, and the classes, of those it has."""
+    found = {
+        "r": ("retained", task.retain),
+        "f": ("forgotten", task.forget),
+        "o": ("old", task.old),
+        "m": ("missing", task.missing),
+    }
+    return {key: (what, classes) for key, (what, classes) in found.items() if classes}
 
 
 def drop(acc_f_before: float, acc_f_now: float) -> float:
@@ -77,17 +96,122 @@ def h_mean(acc_r: float, drop: float) -> float:
     return 2 * acc_r * drop / (acc_r + drop)
 
 
+FIGURES: tuple[tuple[str, str, str], ...] = (
+    ("acc", "", ""),
+    ("acc", "_margin", "_margin"),
+    ("ap", "", ""),
+    ("ap50", "", "50"),
+)
+"""What is measured on subsets of classes: how its keys begin and end, and what its Drop and H end in."""
+
+
 def with_h(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
-    """Return ``now`` with drop and h, given the pre-trained model's metrics on the same classes."""
+    """Return ``now`` with drop and h, given the pre-trained model's metrics on the same classes.
+
+    A detector's ``h`` is of AP, and its ``h50`` of AP50.
+    """
     result = dict(now)
-    for suffix in ("", "_margin"):
-        if f"acc_f{suffix}" in now:
-            fall = drop(before[f"acc_f{suffix}"], now[f"acc_f{suffix}"])
-            result[f"drop{suffix}"] = fall
-            result[f"h{suffix}"] = h_mean(now[f"acc_r{suffix}"], fall)
-            result[f"acc_r_before{suffix}"] = before[f"acc_r{suffix}"]
-            result[f"acc_f_before{suffix}"] = before[f"acc_f{suffix}"]
-    for key in ("acc_m", "acc_outside"):
-        if key in before:
-            result[f"{key}_before"] = before[key]
+    for stem, suffix, ending in FIGURES:
+        if (kept := f"{stem}_r{suffix}") in now and (gone := f"{stem}_f{suffix}") in now:
+            fall = drop(before[gone], now[gone])
+            result[f"drop{ending}"] = fall
+            result[f"h{ending}"] = h_mean(now[kept], fall)
+            result[f"{stem}_r_before{suffix}"] = before[kept]
+            result[f"{stem}_f_before{suffix}"] = before[gone]
+        if not suffix and f"{stem}_m" in before:
+            result[f"{stem}_m_before"] = before[f"{stem}_m"]
+    if "acc_outside" in before:
+        result["acc_outside_before"] = before["acc_outside"]
     return result
+
+
+# --- detection: average precision ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """What a detector found in one image.
+
+    Attributes:
+        boxes: (n, 4), [left, top, width, height] in pixels of the original image.
+        labels: (n,), class ids.
+        scores: (n,), from 0 to 1.
+    """
+
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+
+
+def coco_truth(objects: Sequence[Objects], num_classes: int) -> dict[str, Any]:
+    """Return annotated images as COCO's dictionary; image and category ids count from 1."""
+    annotations: list[dict[str, Any]] = []
+    for image, own in enumerate(objects, 1):
+        for box, label, crowd in zip(
+            own.boxes.tolist(), own.labels.tolist(), own.crowd.tolist(), strict=True
+        ):
+            entry = {"id": len(annotations) + 1, "image_id": image, "category_id": label + 1, "bbox": box}
+            annotations.append({**entry, "area": box[2] * box[3], "iscrowd": int(crowd)})
+    images = [{"id": i, "height": o.size[0], "width": o.size[1]} for i, o in enumerate(objects, 1)]
+    categories = [{"id": c + 1, "name": str(c)} for c in range(num_classes)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def coco_results(found: Sequence[Boxes]) -> list[dict[str, Any]]:
+    """Return detections as COCO's list of results, ids as in :func:`coco_truth`."""
+    return [
+        {"image_id": image, "category_id": label + 1, "bbox": box, "score": score}
+        for image, own in enumerate(found, 1)
+        for box, label, score in zip(
+            own.boxes.tolist(), own.labels.tolist(), own.scores.tolist(), strict=True
+        )
+    ]
+
+
+def average_precisions(
+    found: Sequence[Boxes], objects: Sequence[Objects], num_classes: int
+) -> dict[str, Tensor]:
+    """Return AP (mean over IoU .50 to .95) and AP50 (9.5) of each class, (C,), in percent.
+
+    COCO's evaluation by faster-coco-eval, from one pass for all classes.
+
+    Args:
+        found: the detections in each image.
+        objects: what is there.
+        num_classes: C.
+
+    Returns:
+        "ap" and "ap50"; NaN for a class without an object that is not a crowd.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(coco_truth(objects, num_classes))
+        results = truth.loadRes(coco_results(found))
+        judged = COCOeval_faster(truth, results, "bbox", print_function=lambda *text: None)
+        judged.evaluate()
+        judged.accumulate()
+    # (IoU thresholds, recalls, classes, areas, detections an image); all areas, 100 detections
+    precision = torch.from_numpy(judged.eval["precision"][:, :, :, 0, -1]).double()
+    precision = precision.masked_fill(precision < 0, torch.nan) * 100
+    return {"ap": precision.mean(dim=(0, 1)), "ap50": precision[0].mean(dim=0)}
+
+
+def detection_metrics(
+    precisions: Mapping[str, Tensor], task: Task, classes: Sequence[str] = ()
+) -> dict[str, float]:
+    """Return ap_r, ap50_r, ap_f, …, and where they exist those of old and missing classes, in percent.
+
+    Each is the mean over the classes of its subset that have objects in the split.
+
+    Raises:
+        DataError: where a subset has no object at all.
+    """
+    metrics = {}
+    for stem, values in precisions.items():
+        for key, (what, chosen) in subsets(task).items():
+            own = values[list(chosen)]
+            if own.isnan().all():
+                raise _undefined(chosen, what, classes, "object", "average precision is")
+            metrics[f"{stem}_{key}"] = float(own.nanmean())
+    return metrics

@@ -929,3 +929,72 @@ def tables(
         ax.set_xlabel(xlabel)
     fig.tight_layout()
     return fig
+
+
+@dataclass(frozen=True)
+class Boxed:
+    """One picture with boxes: an image (3, H, W), uint8, boxes in its pixels, a text and a colour each."""
+
+    image: Tensor
+    boxes: Sequence[Sequence[float]]
+    texts: Sequence[str]
+    colours: Sequence[str]
+
+
+def boxed(rows: Mapping[str, Sequence[Boxed]], size: float = 1.9) -> Figure:
+    """Show rows of pictures with boxes drawn into them.
+
+    Args:
+        rows: the pictures of each row by its label. Boxes are [left, top, width, height]; colours are
+            keys of :data:`COLOURS`.
+        size: width of a picture, in inches.
+    """
+    columns = max(len(row) for row in rows.values())
+    fig, axes = plt.subplots(
+        len(rows), columns, figsize=(columns * size + 0.8, len(rows) * size), squeeze=False
+    )
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for line, (label, row) in zip(axes, rows.items(), strict=True):
+        for ax, picture in zip(line, row, strict=False):
+            ax.imshow(picture.image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+            for (left, top, width, height), text, colour in zip(
+                picture.boxes, picture.texts, picture.colours, strict=True
+            ):
+                frame = Rectangle((left, top), width, height, fill=False, color=COLOURS[colour], linewidth=2)
+                ax.add_patch(frame)
+                plate = {"facecolor": COLOURS[colour], "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+                ax.text(left, top, text, fontsize=6.5, color="white", va="bottom", bbox=plate, clip_on=True)
+        line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
+    fig.tight_layout(pad=0.3)
+    return fig
+
+
+def per_class(
+    rows: Mapping[str, Sequence[float]], names: Sequence[str], colours: Sequence[str], ylabel: str
+) -> Figure:
+    """Draw bars of each class: one light bar for each value of the first row, the others in colour.
+
+    Args:
+        rows: a value for each class by label; the first row is what was before.
+        names: the classes.
+        colours: a key of :data:`COLOURS` for each class.
+        ylabel: what is measured, with its unit.
+    """
+    fig, ax = plt.subplots(figsize=(min(11.0, 2.0 + 0.5 * len(names)), 3.2))
+    width = 0.85 / len(rows)
+    for i, (label, values) in enumerate(rows.items()):
+        places = [x + (i - (len(rows) - 1) / 2) * width for x in range(len(names))]
+        shown = [COLOURS["before"] if i == 0 else COLOURS[c] for c in colours]
+        ax.bar(places, values, width, color=shown, alpha=0.55 if i == 0 else 1.0, label=label)
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
+    ax.set_ylabel(ylabel)
+    ax.grid(visible=False, axis="x")
+    kinds = {"before": "before", "kept, after": "retain", "forgotten, after": "forget"}
+    handles = [
+        Rectangle((0, 0), 1, 1, color=COLOURS[c], alpha=0.55 if c == "before" else 1.0)
+        for c in kinds.values()
+    ]
+    ax.legend(handles, list(kinds), fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    fig.tight_layout()
+    return fig

@@ -7,8 +7,9 @@ they have (:func:`pick`); the corrected recipe's constants are the defaults of t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -32,6 +33,8 @@ class Released:
         push_bound: BND_pro.
         batch: images of each role in a step.
         pull: w_r of GS-LoRA++.
+        loop: fields of the training loop, where they differ from the face script's.
+        choices: fields of the methods' configurations, where they differ from what all have.
     """
 
     source: str
@@ -43,6 +46,8 @@ class Released:
     push_bound: float
     batch: int
     pull: float = 0.0
+    loop: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    choices: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +59,30 @@ class ImageSet:
         return torch.nonzero(torch.isin(self.labels, chosen)).flatten()
 
 
+class Split(Protocol):
+    """One split of a data set: images in a fixed order, with what is to be learnt of them."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of all classes of the data set, in the order of the model's head."""
+        ...
+
+    def to(self, device: torch.device, /) -> Self:
+        """Return the split with its images on ``device``."""
+        ...
+
+    def of_classes(self, wanted: Sequence[int], /) -> Tensor:
+        """Return the indices of the images that show some classes."""
+        ...
+
+
+S = TypeVar("S", bound=Split)
+
+
 @dataclass(frozen=True)
-class DataSet:
+class Splits(Generic[S]):
     """Train, validation and test split of one data set.
 
     ``val`` is held out from training for every choice of constants; ``test`` is for reports only.
@@ -68,25 +90,20 @@ class DataSet:
     """
 
     name: str
-    train: ImageSet
-    val: ImageSet
-    test: ImageSet
+    train: S
+    val: S
+    test: S
     mirrored: bool = True
 
-    def to(self, device: torch.device) -> DataSet:
+    def to(self, device: torch.device) -> Self:
         """Return the data set with all splits on ``device``."""
-        splits = {split: getattr(self, split).to(device) for split in ("train", "val", "test")}
+        splits: dict[str, Any] = {k: getattr(self, k).to(device) for k in ("train", "val", "test")}
         return replace(self, **splits)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of all classes."""
         return self.train.classes
-
-    @property
-    def image_size(self) -> int:
-        """Height and width in pixels."""
-        return int(self.train.images[torch.zeros(1, dtype=torch.long)].shape[-1])
 
     def class_ids(self, names: Sequence[str | int]) -> list[int]:
         """Return class ids for names or ids, in order and without repeats allowed.
@@ -118,6 +135,16 @@ class DataSet:
             f"{some}{', …' if len(self.classes) > 5 else ''} (or a number from 0 to "
             f"{len(self.classes) - 1})"
         )
+
+
+@dataclass(frozen=True)
+class DataSet(Splits[ImageSet]):
+    """The splits of labelled images."""
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return int(self.train.images[torch.zeros(1, dtype=torch.long)].shape[-1])
 
 
 def augment(images: Tensor, generator: torch.Generator, mirrored: bool = True) -> Tensor:

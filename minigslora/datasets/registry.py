@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from minigslora.datasets import cifar, folders, imagenet, mini_faces, mini_glyphs
+from minigslora.datasets import cifar, detection, folders, imagenet, mini_faces, mini_glyphs, mini_scenes
+from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.errors import DataError
 from minigslora.files import data_root
@@ -18,13 +19,13 @@ class Own:
     """A data set that the user has as a folder below the data root.
 
     Attributes:
-        folders: the names that the folder goes by.
+        names: those that the folder goes by.
         image_size: what images are resized to where nobody says.
         expected: what lies below it, for the message where it is not there.
         read: what reads it.
     """
 
-    folders: tuple[str, ...]
+    names: tuple[str, ...]
     image_size: int
     expected: str
     read: Callable[[Path, int, str, bool], DataSet] = folders.load
@@ -94,11 +95,11 @@ def find(name: str) -> Path:
         DataError: where it is not below the data root.
     """
     root, own = data_root(), FOLDERS[name]
-    for folder in own.folders:
+    for folder in own.names:
         if (root / folder / "train").is_dir():
             return root / folder
     raise DataError(
-        f"{name} is not below {root}: expected {own.expected} in {root / own.folders[0]}. Put it there, or "
+        f"{name} is not below {root}: expected {own.expected} in {root / own.names[0]}. Put it there, or "
         "set MINIGSLORA_DATA to the folder that holds it"
     )
 
@@ -122,3 +123,53 @@ def outside(
     if name == "imagenet100" and (root := data_root() / "imagenet").is_dir():
         return imagenet.outside(root, task, image_size or FOLDERS[name].image_size, watch)
     return None
+
+
+# --- detection --------------------------------------------------------------------------------------
+
+SCENES: dict[str, str] = {"mini-scenes": "main", "mini-scenes-tuning": "tuning"}
+"""Rendered detection data, and the world each shows."""
+
+BOXED: dict[str, tuple[str, ...]] = {
+    "coco": ("coco", "coco2017", "COCO", "coco_tiny"),
+    "voc": ("voc", "VOC2012", "VOC2007", "foda_voc"),
+}
+"""Detection data that the user has, and the names those folders go by."""
+
+
+def detection_names() -> list[str]:
+    """Return the names that :func:`load_detection` knows."""
+    return [*SCENES, *BOXED]
+
+
+def load_detection(name: str | Path, image_size: int | None = None, watch: bool = False) -> DetectionData:
+    """Return a detection data set by name, or from a folder in COCO's or Pascal VOC's layout.
+
+    Args:
+        name: one of :func:`detection_names`, or the path of a folder.
+        image_size: height and width that images are squeezed to; rendered scenes have their own.
+        watch: whether to show progress.
+
+    Raises:
+        DataError: for an unknown name, or a data set that is not on this machine.
+    """
+    if str(name) in SCENES:
+        if image_size not in (None, mini_scenes.SIZE):
+            raise DataError(f"{name} is rendered at {mini_scenes.SIZE} pixels, not {image_size}")
+        return mini_scenes.load(SCENES[str(name)], watch=watch)
+    places = [data_root() / folder for folder in BOXED.get(str(name), ())] or [Path(name).expanduser()]
+    for root in places:
+        if (root / "annotations").is_dir() and any((root / "annotations").glob("instances_*.json")):
+            return detection.load_coco(root, image_size or 512, str(name), watch)
+        if (root / "ImageSets").is_dir():
+            return detection.load_voc(root, image_size or 300, str(name), watch)
+    layouts = "annotations/instances_train*.json and train*/, or JPEGImages/, Annotations/ and ImageSets/"
+    if str(name) in BOXED:
+        raise DataError(
+            f"{name} is not below {data_root()}: expected {places[0]} with {layouts}. Put it there, or set "
+            "MINIGSLORA_DATA to the folder that holds it"
+        )
+    raise DataError(
+        f"no detection data {str(name)!r}: neither one of {', '.join(detection_names())} nor a folder with "
+        f"{layouts}"
+    )

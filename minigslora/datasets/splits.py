@@ -11,10 +11,12 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from minigslora.contracts import Task
-from minigslora.datasets.images import DataSet, ImageSet
+from minigslora.datasets.images import Split, Splits
 from minigslora.errors import ConfigError, DataError
 from minigslora.files import read_json, write_json
 from minigslora.streams import Streams
@@ -33,7 +35,8 @@ class Setting:
         missing: how many retained classes have no image at all.
         order: seed of the published class order, or None for one drawn from the run's seed.
         replay: whether there are images of retained classes at all.
-        benchmark: whose presets it takes, a file of ``data/recipes``.
+        shuffle: whose generator that seed is for: Python's, or NumPy's as the released COCO code.
+        preset: of another benchmark than faces, as "imagenet100/ratio"; "" for that of its kind.
     """
 
     requests: tuple[int, ...] = (20, 20, 20, 20)
@@ -42,7 +45,8 @@ class Setting:
     missing: int = 0
     order: int | None = None
     replay: bool = True
-    benchmark: str = "face"
+    shuffle: Literal["python", "numpy"] = "python"
+    preset: str = ""
 
     def __post_init__(self) -> None:
         if not self.requests or min(self.requests) < 1:
@@ -58,10 +62,11 @@ class Setting:
     @property
     def kind(self) -> str:
         """The preset it takes, a name that :func:`minigslora.recipes.setting` knows."""
-        kind = "shots" if self.shots else "missing" if self.missing else "ratio"
+        if self.preset:
+            return self.preset
         if len(self.requests) == 1 and not self.missing:
-            kind = "single-shots" if self.shots else "single"
-        return kind if self.benchmark == "face" else f"{self.benchmark}/{kind}"
+            return "single-shots" if self.shots else "single"
+        return "shots" if self.shots else "missing" if self.missing else "ratio"
 
 
 @dataclass(frozen=True)
@@ -88,15 +93,20 @@ def _task(value: dict[str, Any]) -> Task:
     return Task(**fields)
 
 
-def class_order(classes: int, seed: int, published: int | None = None) -> list[int]:
+def class_order(
+    classes: int, seed: int, published: int | None = None, shuffle: Literal["python", "numpy"] = "python"
+) -> list[int]:
     """Return the order of classes whose end is forgotten first."""
+    if published is not None and shuffle == "numpy":
+        drawn: list[int] = np.random.RandomState(published).permutation(classes).tolist()
+        return drawn
     order = list(range(classes))
     stream = random.Random(published) if published is not None else Streams(seed).python("classes")
     stream.shuffle(order)
     return order
 
 
-def plan(data: DataSet, setting: Setting, seed: int) -> Plan:
+def plan(data: Splits[Any], setting: Setting, seed: int) -> Plan:
     """Return the published protocol's plan: requests of fixed sizes from the end of a class order.
 
     Raises:
@@ -109,7 +119,7 @@ def plan(data: DataSet, setting: Setting, seed: int) -> Plan:
             f"{asked} classes to forget and {setting.missing} without images leave none of "
             f"{total} to retain; ask for fewer"
         )
-    order = class_order(total, seed, setting.order)
+    order = class_order(total, seed, setting.order, setting.shuffle)
     requests, end = [], total
     for size in setting.requests:
         requests.append(order[end - size : end])
@@ -118,7 +128,7 @@ def plan(data: DataSet, setting: Setting, seed: int) -> Plan:
 
 
 def plan_requests(
-    data: DataSet,
+    data: Splits[Any],
     requests: Sequence[Sequence[int]],
     setting: Setting,
     seed: int,
@@ -165,7 +175,7 @@ def plan_requests(
     return Plan(data.name, seed, tuple(tasks))
 
 
-def check_requests(data: DataSet, requests: Sequence[Sequence[int]], old: Sequence[int] = ()) -> None:
+def check_requests(data: Splits[Any], requests: Sequence[Sequence[int]], old: Sequence[int] = ()) -> None:
     """Raise a :class:`DataError` for requests that cannot be served after ``old`` was forgotten."""
     if not requests:
         raise DataError("no request was given; name at least one class to forget")
@@ -195,14 +205,16 @@ def check_requests(data: DataSet, requests: Sequence[Sequence[int]], old: Sequen
         raise DataError(f"the requests name all {len(gone)} classes of {data.name}; at least one must stay")
 
 
-def draw(split: ImageSet, classes: Sequence[int], setting: Setting, streams: Streams) -> tuple[int, ...]:
-    """Return indices of the images at hand: a share of each class's, or a few per class."""
+def draw(split: Split, classes: Sequence[int], setting: Setting, streams: Streams) -> tuple[int, ...]:
+    """Return indices of the images at hand: a share of each class's, or a few per class.
+
+    An image with objects of several classes may be drawn for each, and is at hand once.
+    """
     if len(split) == 0:
         raise DataError("the training split is empty; put images in its class folders")
     chosen: list[int] = []
-    labels = split.labels.cpu()
     for c in classes:
-        rows = (labels == c).nonzero().flatten().tolist()
+        rows = split.of_classes([c]).tolist()
         count = setting.shots or max(1, round(setting.ratio * len(rows)))
         if len(rows) < count:
             raise DataError(
@@ -210,7 +222,7 @@ def draw(split: ImageSet, classes: Sequence[int], setting: Setting, streams: Str
                 "asked for; lower shots, or add images"
             )
         chosen += sorted(streams.python(split.classes[c]).sample(rows, count))
-    return tuple(chosen)
+    return tuple(dict.fromkeys(chosen))
 
 
 def describe(setting: Setting) -> dict[str, Any]:

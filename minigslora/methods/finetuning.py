@@ -186,6 +186,7 @@ class FineTuning(Method):
 class Relabelling(FineTuning):
     """Fine-tuning that gives forgotten images other labels."""
 
+    problems: ClassVar[tuple[str, ...]] = ("classification",)  # an image of several objects has no one label
     Config: ClassVar[type[Any]] = RelabellingConfig
     relabel: Relabel
 

@@ -9,7 +9,7 @@ adapters are frozen and stay separate, so that a request can be audited and revo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from minigslora import lora, recipes
 from minigslora.contracts import Batch, Method, ParamGroup, Problem, Progress, Task, Terms, Training
 from minigslora.errors import ConfigError
-from minigslora.losses import bound_above_chance, bounded_forget_loss, retain_loss
+from minigslora.losses import bounded_forget_loss, retain_loss
 from minigslora.sparsity import (
     GroupNorm,
     ProximalStep,
@@ -36,8 +36,8 @@ class BoundedConfig:
 
     Attributes:
         beta: β per task; the last value serves all further tasks.
-        bound: BND; a distance above ln C (4.3) in units of the logits' spread where ``relative``,
-            to which the head's margin is added where CE_f carries it (4.4); else in nats.
+        bound: BND; a distance above chance (4.3; 9.3 for detection) in units of the logits' spread where
+            ``relative``, to which the head's margin is added where CE_f carries it (4.4); else in nats.
         relative: whether bounds and temperatures are in units of the spread of the original model's
             logits, so that one constant serves scale-64 cosine heads and linear heads.
         per_sample: whether each sample is bounded, or the batch mean.
@@ -104,8 +104,10 @@ RELEASED_CHOICES: dict[str, Any] = {
 def released(kind: type[Any], setting: str, choices: Mapping[str, Any]) -> tuple[Any, Training]:
     """Return the released code's configuration of a setting, and its loop."""
     own = recipes.setting(setting)
-    loop = Training(batch_retain=own.batch, batch_forget=own.batch)
-    return kind(**{**RELEASED_CHOICES, **choices, **recipes.pick(kind, own)}), loop
+    loop = Training(**{"batch_retain": own.batch, "batch_forget": own.batch, **own.loop})
+    named = {f.name for f in fields(kind)}
+    of_setting = {k: v for k, v in own.choices.items() if k in named}
+    return kind(**{**RELEASED_CHOICES, **choices, **of_setting, **recipes.pick(kind, own)}), loop
 
 
 class GSLoRA(Method):
@@ -228,7 +230,7 @@ def bound_for(config: BoundedConfig, problem: Problem, spread: float) -> Bound:
         return Bound(config.bound)
     handicap = config.handicap * spread if config.margin_forget and not problem.margin else 0.0
     raised = problem.margin + handicap if config.margin_forget else 0.0
-    return Bound(bound_above_chance(problem.num_classes, config.bound * spread + raised), handicap)
+    return Bound(problem.chance + config.bound * spread + raised, handicap)
 
 
 def bounded_terms(config: BoundedConfig, bound: Bound, problem: Problem, outputs: Any, batch: Batch) -> Terms:

@@ -44,7 +44,7 @@ class GSLoRAPlusPlusConfig(GSLoRAConfig):
         masked: whether the classes forgotten so far are left out of the prototypes that retained
             images are pulled to, so that nobody is taught to resemble them (KL in logit space only).
         prototypes: whose outputs are averaged: the "original" model's, or the "edited" one's at
-            the start of each task.
+            the start of each task; or "rows", the classifier's own rows, which need no image.
     """
 
     push: tuple[float, ...] = (0.05,)
@@ -54,7 +54,7 @@ class GSLoRAPlusPlusConfig(GSLoRAConfig):
     distance: Distance = "kl"
     temperature: float = 0.8
     masked: bool = True
-    prototypes: Literal["original", "edited"] = "original"
+    prototypes: Literal["original", "edited", "rows"] = "original"
 
 
 class GSLoRAPlusPlus(GSLoRA):
@@ -79,7 +79,9 @@ class GSLoRAPlusPlus(GSLoRA):
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Take the prototypes, then attach fresh adapters."""
-        if self.config.prototypes == "original":
+        if self.config.prototypes == "rows":
+            self.prototypes = problem.class_rows(self.config.space)
+        elif self.config.prototypes == "original":
             with bypassed(problem.model):
                 self.prototypes = class_prototypes(problem, task, self.config.space)
         else:

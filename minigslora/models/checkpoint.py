@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from minigslora.config import from_mapping
 from minigslora.errors import ModelError
 from minigslora.files import load_tensors, save_tensors, shipped_root
+from minigslora.models.detection import DetectorConfig, deformable_detr
 from minigslora.models.face import FaceConfig, face_transformer
 
 SHIPPED: dict[str, str] = {
     "mini-faces": "mini-faces.safetensors",
     "mini-glyphs": "mini-glyphs.safetensors",
+    "mini-scenes": "mini-scenes.safetensors",
 }
 """The checkpoints that ship, by the data set they were pre-trained on."""
 
@@ -27,7 +29,8 @@ class Card:
     """What stands in a checkpoint's header.
 
     Attributes:
-        architecture: {"kind": "face", …FaceConfig} or {"kind": "timm", "name": …}.
+        architecture: {"kind": "face", …FaceConfig}, {"kind": "deformable-detr", …DetectorConfig} or
+            {"kind": "timm", "name": …}.
         classes: names of the classes, in the order of the head.
         mean, std: normalisation of images in [0, 1].
         image_size: height and width of the input.
@@ -64,7 +67,9 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
         return face_transformer(from_mapping(FaceConfig, values))
     if kind == "timm":
         return timm_model(values.pop("name"), **values)
-    raise ModelError(f"unknown architecture {kind!r}; expected 'face' or 'timm'")
+    if kind == "deformable-detr":
+        return deformable_detr(from_mapping(DetectorConfig, values))
+    raise ModelError(f"unknown architecture {kind!r}; expected 'face', 'timm' or 'deformable-detr'")
 
 
 def timm_model(name: str, classes: int, **arguments: Any) -> nn.Module:

@@ -139,7 +139,7 @@ def _put(model: nn.Module, head: nn.Linear | CosineHead) -> None:
             if child is old:
                 setattr(parent, name, head)
     if hasattr(model, "num_classes"):
-        model.num_classes = len(head.weight)
+        setattr(model, "num_classes", len(head.weight))  # noqa: B010  # a number, not a parameter or module
 
 
 def _name_classes(model: nn.Module, classes: tuple[str, ...]) -> None:

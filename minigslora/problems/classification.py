@@ -162,6 +162,16 @@ class Classification(Problem):
         bounded = F.cross_entropy(logits, batch.targets, reduction="none")
         return Losses(bounded, torch.zeros_like(bounded))
 
+    def supervised(self, batch: Batch, share: float = 1.0) -> Tensor:
+        """Return the loss that the model is pre-trained with: cross-entropy.
+
+        Args:
+            batch: images and their labels.
+            share: of the head's training margin.
+        """
+        logits = margin_logits(self.head, self.forward(batch).logits, batch.targets, share)
+        return F.cross_entropy(logits, batch.targets)
+
     def vectors(
         self, outputs: Outputs, batch: Batch, space: Space, role: Role
     ) -> tuple[Tensor, Tensor] | None:

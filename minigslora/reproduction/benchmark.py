@@ -19,6 +19,7 @@ from torch import nn
 from minigslora import methods
 from minigslora.contracts import TaskReport
 from minigslora.datasets import registry
+from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet
 from minigslora.datasets.splits import Setting, plan
 from minigslora.device import Precision
@@ -28,6 +29,7 @@ from minigslora.forgetting import forget_sequence
 from minigslora.models import checkpoint
 from minigslora.models.sliced import slice_head
 from minigslora.problems.classification import Classification, Outside
+from minigslora.problems.detection import CHOICES, Detection
 from minigslora.reproduction import published
 
 PRE_TRAINED = "pre-trained"
@@ -131,10 +133,28 @@ def cut_to_task(
     return Outside.of(images, head) if images is not None else None
 
 
+def problem_of(
+    model: nn.Module,
+    card: checkpoint.Card,
+    data: DataSet | DetectionData,
+    recipe: str = "corrected",
+    device: str = "auto",
+    precision: Precision = "auto",
+    outside: Outside | None = None,
+) -> Classification | Detection:
+    """Return the problem that a data set poses to ``model``, which is edited in place.
+
+    In detection a recipe also says what becomes of objects that a request is not about.
+    """
+    if isinstance(data, DetectionData):
+        return Detection(model, data, card.mean, card.std, device, precision, CHOICES[recipe])
+    return Classification(model, data, card.mean, card.std, device, precision, outside)
+
+
 def serve(
     model: nn.Module,
     card: checkpoint.Card,
-    data: DataSet,
+    data: DataSet | DetectionData,
     setting: Setting,
     contender: Contender,
     seed: int,
@@ -153,7 +173,7 @@ def serve(
         One report per request.
     """
     method = methods.create(contender.method, contender.recipe, setting.kind, **(overrides or {}))
-    problem = Classification(copy.deepcopy(model), data, card.mean, card.std, device, precision, outside)
+    problem = problem_of(copy.deepcopy(model), card, data, contender.recipe, device, precision, outside)
     return forget_sequence(problem, method, plan(data, setting, seed), seed, out, watch)
 
 
@@ -207,11 +227,12 @@ def beside(rows: pd.DataFrame, table: str) -> pd.DataFrame:
     for key in sorted(mean.index, key=lambda k: order[k]):
         scenario, method, _, task = key
         place = (scenario, printed_name(method), task)
-        for metric in published.METRICS:
+        for metric in (*published.METRICS, *published.DETECTION_METRICS):
             if metric not in mean or pd.isna(mean.loc[key, metric]):
                 continue
             margin = f"{metric}_margin" if f"{metric}_margin" in mean else metric
-            there = float(printed.loc[place, metric]) if place in printed.index else float("nan")
+            known_there = place in printed.index and metric in printed
+            there = float(printed.loc[place, metric]) if known_there else float("nan")
             lines.append(
                 dict(zip(keys, key, strict=True))
                 | {"metric": metric, "seeds": int(grouped.size()[key])}
@@ -243,6 +264,18 @@ AT_A_GLANCE: dict[str, tuple[str, str]] = {
     "worst fall outside": ("fall_outside", "max"),
     "H": ("h", "mean"),
     "zero groups": ("zero_group_ratio", "mean"),
+    **{
+        name: column
+        for stem, label in (("ap50", "AP50"), ("ap", "AP"))
+        for name, column in {
+            f"{label}_r": (f"{stem}_r", "mean"),
+            f"fall of {label}_r": (f"fall_{stem}_r", "mean"),
+            f"worst fall of {label}_r": (f"fall_{stem}_r", "max"),
+            f"worst {label}_f": (f"{stem}_f", "max"),
+            f"worst {label}_o": (f"{stem}_o", "max"),
+        }.items()
+    },
+    "H50": ("h50", "mean"),
     "seconds a task": ("seconds", "mean"),
     "seconds a run": ("seconds", "sum"),
 }
@@ -256,10 +289,14 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     model's accuracy less the edited one's.
     """
     keys = ["scenario", "method", "recipe"]
-    with_falls = rows.assign(fall_r=rows["acc_r_before"] - rows["acc_r"])
-    for kind in ("m", "outside"):
-        if f"acc_{kind}" in rows:
-            with_falls[f"fall_{kind}"] = rows[f"acc_{kind}_before"] - rows[f"acc_{kind}"]
+    with_falls = rows.copy()
+    for stem, fall in (("acc", "fall"), ("ap", "fall_ap"), ("ap50", "fall_ap50")):
+        for subset in ("r", "m"):
+            if f"{stem}_{subset}" in rows:
+                before = rows[f"{stem}_{subset}_before"]
+                with_falls[f"{fall}_{subset}"] = before - rows[f"{stem}_{subset}"]
+    if "acc_outside" in rows:
+        with_falls["fall_outside"] = rows["acc_outside_before"] - rows["acc_outside"]
     named = {name: how for name, how in AT_A_GLANCE.items() if how[0] in with_falls}
     runs = with_falls.groupby([*keys, "seed"], sort=False).agg(**named)
     grouped = runs.groupby(keys, sort=False)
@@ -272,7 +309,10 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"seeds": grouped.size(), **{k: pd.Series(v, mean.index) for k, v in shown.items()}})
 
 
-HEADINGS = {"h": "H", "acc_r": "Acc_r", "acc_f": "Acc_f", "acc_o": "Acc_o", "acc_m": "Acc_m"}
+HEADINGS = {"h": "H", "acc_r": "Acc_r", "acc_f": "Acc_f", "acc_o": "Acc_o", "acc_m": "Acc_m"} | {
+    "h50": "H50",
+    **{f"{stem}_{s}": f"{name}_{s}" for stem, name in (("ap", "AP"), ("ap50", "AP50")) for s in "rfom"},
+}
 
 
 def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
@@ -282,6 +322,7 @@ def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
     before it.
     """
     part = comparison[comparison["scenario"] == scenario]
+    boxes = part["metric"].isin(published.DETECTION_METRICS).any()  # a detector's head has no margin
     cells: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
     for line in part.to_dict("records"):
         key = (line["method"], line["recipe"], str(line["task"]))
@@ -289,7 +330,7 @@ def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
         cells.setdefault(key, {}).update(
             {
                 (heading, "ours"): _cell(line["ours"], line["sd"]),
-                (heading, "with margin"): _cell(line["margin"], line["margin_sd"]),
+                (heading, "with margin"): "" if boxes else _cell(line["margin"], line["margin_sd"]),
                 (heading, "published"): _cell(line["published"]),
                 (heading, "difference"): _cell(line["difference"]),
             }

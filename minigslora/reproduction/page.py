@@ -98,16 +98,18 @@ def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
     printed = published.read(table)
     printed = printed[printed["scenario"] == scenario]
     panels, published_lines = [], []
-    for metric, label in (("h", "H"), ("acc_o", "Acc_o, %")):
+    boxes = "ap50_o" in part
+    shown = (("h50", "H of AP50"), ("ap50_o", "AP50_o, %")) if boxes else (("h", "H"), ("acc_o", "Acc_o, %"))
+    for metric, label in shown:
         lines: dict[str, list[float]] = {}
         for (method, recipe), own in part.groupby(["method", "recipe"], sort=False):
             means = own.groupby("task")[metric].mean()
             lines[f"{method}, {recipe}"] = [float(means.get(t, float("nan"))) for t in tasks]
         for method in part["method"].unique():
-            there = printed[printed["method"] == printed_name(method)].set_index("task")[metric]
-            if len(there):
+            there = printed[printed["method"] == printed_name(method)].set_index("task")
+            if len(there) and metric in there:
                 name = f"{printed_name(method)}, published"
-                lines[name] = [float(there.get(t, float("nan"))) for t in tasks]
+                lines[name] = [float(there[metric].get(t, float("nan"))) for t in tasks]
                 published_lines.append(name)
         title = f"{label.split(',')[0]} after each request"
         panels.append(plots.Panel(title, label, lines, dashed=published_lines))

@@ -18,6 +18,9 @@ FOLDER = Path(__file__).with_name("published")
 METRICS = ("h", "acc_r", "acc_f", "acc_o", "acc_m")
 """The columns of a published table, as far as it has them."""
 
+DETECTION_METRICS = ("h50", *(f"{stem}_{subset}" for stem in ("ap", "ap50") for subset in "rfom"))
+"""What is reported of a detector beside H; no paper prints it."""
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -45,7 +48,7 @@ class Table:
     Attributes:
         name: what it is called in commands.
         title: what it shows.
-        csv: its file below ``published``.
+        csv: its file below ``published``; "" where nothing was printed, so that ours stand alone.
         notebook: the notebook that runs its scenarios.
         scenarios: its parts, in print order.
     """
@@ -104,7 +107,7 @@ TABLES: dict[str, Table] = {
         "ImageNet100, four requests of 20 of 100 classes",
         "table4_imagenet100_four_tasks.csv",
         "08_image_classification",
-        (Scenario("four/full", Setting(ratio=0.05, benchmark="imagenet100"), ()),),
+        (Scenario("four/full", Setting(ratio=0.05, preset="imagenet100/ratio"), ()),),
     ),
     "table5": Table(
         "table5",
@@ -112,6 +115,19 @@ TABLES: dict[str, Table] = {
         "table5_face_missing_class.csv",
         "07_face_benchmark",
         (Scenario("four/missing", Setting(missing=5), ()),),
+    ),
+    "coco": Table(
+        "coco",
+        "Object detection, seven requests of 10 of 80 categories (fewer at a smaller scale)",
+        "",
+        "09_object_detection",
+        (
+            Scenario(
+                "sequence",
+                Setting(requests=(10,) * 7, shots=32, order=123, shuffle="numpy", preset="coco/sequence"),
+                (),
+            ),
+        ),
     ),
 }
 
@@ -136,6 +152,8 @@ def read(name: str) -> pd.DataFrame:
         printed) and :data:`METRICS`, NaN where nothing was printed.
     """
     described = table(name)
+    if not described.csv:
+        return pd.DataFrame(columns=["scenario", "method", "task", *METRICS])
     printed = pd.read_csv(FOLDER / described.csv).rename(columns=str.lower)
     parts = []
     for scenario in described.scenarios:

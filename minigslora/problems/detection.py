@@ -1,0 +1,465 @@
+"""Detection: images with boxed objects, and transformers' Deformable DETR (notebook 09).
+
+The model's matcher pairs each annotated object with one query (9.1), and its losses are transformers' own.
+What an image is asked for depends on its role, since it may hold objects of both kinds:
+
+* a *retained* image is trained on its objects of retained classes,
+* a *forgotten* image is bounded on its objects of the classes that are being forgotten.
+
+Objects of other classes in either are neither target nor background: the queries matched to them are left
+out of the loss (corrected recipe), or their annotations are dropped, so that they are background (released).
+
+For one matched query with the logit z of the true class,
+
+    focal(z) = (1 − p)² · (−ln p),  p = 1 / (1 + e^−z)                       (9.2)
+
+which is a cross-entropy in nats where p is small. A head of independent sigmoids has no chance level ln C;
+it starts from p = π for every class and place, what it says where it knows nothing, and forgetting is bounded
+at a distance above
+
+    chance = −ln π,  π = 0.01                                                (9.3)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from minigslora.contracts import Batch, Losses, Problem, Role, Space, Task
+from minigslora.datasets.detection import DetectionData, DetectionSet, Objects
+from minigslora.device import Precision, autocast, pick_device
+from minigslora.errors import ModelError
+from minigslora.metrics import Boxes, average_precisions, detection_metrics
+from minigslora.models.detection import PRIOR
+from minigslora.streams import Streams
+
+EVAL_BATCH = 50
+IGNORED = -1e4
+"""A logit whose sigmoid, and so its focal loss as background and its gradient, are exactly zero."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What becomes of objects in an image; the defaults are the corrected recipe.
+
+    Attributes:
+        others: objects of classes that the image's role is not about: "ignore" leaves the queries
+            matched to them out, "background" drops their annotations.
+        bounded: what forgetting maximises: the focal loss (9.2) of the "matched" queries' true
+            classes, or twice the whole focal loss over "all" queries, as the released code does.
+        boxes_of_forgotten: whether the box losses of forgotten objects are still minimised. The
+            corrected recipe teaches nothing about a forgotten object, not even its place.
+    """
+
+    others: Literal["ignore", "background"] = "ignore"
+    bounded: Literal["matched", "all"] = "matched"
+    boxes_of_forgotten: bool = False
+
+
+CHOICES: dict[str, Choices] = {
+    "corrected": Choices(),
+    "released": Choices(others="background", bounded="all", boxes_of_forgotten=True),
+}
+"""The choices of each recipe."""
+
+
+@dataclass
+class Outputs:
+    """What one forward pass gives, in float32.
+
+    Attributes:
+        logits: (B, Q, C), of every query and class.
+        boxes: (B, Q, 4), centre x, centre y, width, height, relative to the image.
+        embedding: (B, Q, D), what the classifier reads.
+        own: the matched objects that the images' roles are about, once they were asked for.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    embedding: Tensor
+    own: Matches | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Which query was paired with which object, by image.
+
+    Attributes:
+        targets: each image's objects that its role is about.
+        pairs: (queries, objects) of each image, positions among the queries and in ``targets``.
+        ignored: bool, (B, Q), queries matched to objects that are neither target nor background.
+    """
+
+    targets: list[dict[str, Tensor]]
+    pairs: list[tuple[Tensor, Tensor]]
+    ignored: Tensor
+
+
+class Detection(Problem):
+    """transformers' Deformable DETR on detection data.
+
+    Args:
+        model: a ``DeformableDetrForObjectDetection``; moved to the device, edited in place by methods.
+        data: the data set; its classes are in the order of the model's head.
+        mean, std: per-channel normalisation of images in [0, 1].
+        device: "auto", "cpu" or "cuda".
+        precision: "auto" trains in float32: the places that attention reads from are coarse in bf16,
+            and it is hardly faster for a small detector. Evaluation is in float32.
+        choices: what becomes of objects in an image; :data:`CHOICES` has those of each recipe.
+
+    Raises:
+        ModelError: where the model is no Deformable DETR, or its head has other classes.
+    """
+
+    kind: ClassVar[str] = "detection"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DetectionData,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        device: str | torch.device = "auto",
+        precision: Precision = "auto",
+        choices: Choices = CHOICES["corrected"],
+    ) -> None:
+        from transformers import DeformableDetrForObjectDetection
+        from transformers.loss import loss_deformable_detr as detr
+
+        if not isinstance(model, DeformableDetrForObjectDetection):
+            raise ModelError(
+                f"{type(model).__name__} is no detector that is known here; give transformers' "
+                "DeformableDetrForObjectDetection"
+            )
+        config: Any = model.config
+        if config.num_labels != len(data.classes):
+            raise ModelError(
+                f"the model's head has {config.num_labels} classes but {data.name} has {len(data.classes)}; "
+                "take the rows of its categories with minigslora.models.detection.keep_classes, or train it "
+                "on them"
+            )
+        self.device = pick_device(str(device))
+        self.precision: Precision = "fp32" if precision == "auto" else precision
+        self.model: nn.Module = model.to(self.device)  # type: ignore[arg-type]
+        self.data = data.to(self.device)
+        self.mean = torch.tensor(list(mean), device=self.device)[:, None, None]
+        self.std = torch.tensor(list(std), device=self.device)[:, None, None]
+        self.num_classes = len(data.classes)
+        self.choices = choices
+        matcher = detr.DeformableDetrHungarianMatcher(config.class_cost, config.bbox_cost, config.giou_cost)
+        self.criterion = detr.DeformableDetrImageLoss(
+            matcher, self.num_classes, config.focal_alpha, ["labels", "boxes"]
+        )
+        self.box_weights = {
+            "loss_bbox": config.bbox_loss_coefficient,
+            "loss_giou": config.giou_loss_coefficient,
+        }
+        self.asked: dict[Role, Tensor] = {}
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier that reads the last decoder layer, whose rows are the classes."""
+        heads: Any = self.model.class_embed
+        head: nn.Module = heads[-1]
+        return head
+
+    @property
+    def margin(self) -> float:
+        """A sigmoid head has no training margin."""
+        return 0.0
+
+    @property
+    def chance(self) -> float:
+        """The bounded loss where the head knows nothing (9.3), in nats."""
+        return -math.log(PRIOR)
+
+    def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:
+        """Return the indices of all training images with an object of some classes."""
+        return tuple(self.data.train.of_classes(classes).tolist())
+
+    def begin(self, task: Task) -> None:
+        """Learn which classes each role is about."""
+        kept = torch.zeros(self.num_classes, dtype=torch.bool, device=self.device)
+        gone = kept.clone()
+        kept[list(task.retain)] = True
+        gone[list(task.forget)] = True
+        self.asked = {"retain": kept, "retain2": kept, "forget": gone}
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return model inputs for uint8 images, or for float images in [0, 1]."""
+        scaled = images if images.is_floating_point() else images.float() / 255
+        return (scaled - self.mean) / self.std
+
+    def batch(self, indices: Mapping[Role, Tensor], moves: torch.Generator | None = None) -> Batch:
+        """Return training images by index, normalised; flipped and relit where a stream is given."""
+        rows = torch.cat(list(indices.values()))
+        images = self.data.train.images[rows]
+        targets = [self._on_device(self.data.train.objects[i].targets()) for i in rows.tolist()]
+        if moves is not None:
+            images, targets = augment(images, targets, moves)
+        sizes = {role: len(part) for role, part in indices.items()}
+        return Batch(self.normalise(images), targets, sizes)
+
+    def _on_device(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {key: value.to(self.device) for key, value in target.items()}
+
+    def forward(self, batch: Batch, model: nn.Module | None = None) -> Outputs:
+        """Return logits, boxes and embeddings of ``model`` (the live one by default)."""
+        return self.outputs(batch.inputs, model or self.model)
+
+    def outputs(self, inputs: Tensor, model: nn.Module) -> Outputs:
+        """Return what ``model`` says of normalised images (B, 3, S, S)."""
+        seen = torch.ones(len(inputs), *inputs.shape[-2:], dtype=torch.long, device=inputs.device)
+        found = model(pixel_values=inputs, pixel_mask=seen)
+        embedding = found.intermediate_hidden_states[:, -1]
+        return Outputs(found.logits.float(), found.pred_boxes.float(), embedding.float())
+
+    # --- losses ---------------------------------------------------------------------------------------
+
+    def matches(self, outputs: Outputs, batch: Batch) -> Matches:
+        """Pair queries with objects by transformers' matcher, and say which objects are the role's."""
+        if outputs.own is None:
+            outputs.own = self._match(outputs, batch)
+        return outputs.own
+
+    @torch.no_grad()
+    def _match(self, outputs: Outputs, batch: Batch) -> Matches:
+        roles = [role for role, size in batch.sizes.items() for _ in range(size)]
+        wanted = [self.asked[r][t["class_labels"]] for r, t in zip(roles, batch.targets, strict=True)]
+        own = [{k: v[w] for k, v in t.items()} for t, w in zip(batch.targets, wanted, strict=True)]
+        ignored = torch.zeros(outputs.logits.shape[:2], dtype=torch.bool, device=outputs.logits.device)
+        matched = own if self.choices.others == "background" else batch.targets
+        found = self.criterion.matcher({"logits": outputs.logits, "pred_boxes": outputs.boxes}, matched)
+        found = [(q.to(ignored.device), o.to(ignored.device)) for q, o in found]
+        if self.choices.others == "background":
+            return Matches(own, found, ignored)
+        pairs = []
+        for image, ((queries, objects), mine) in enumerate(zip(found, wanted, strict=True)):
+            ours, place = mine[objects], mine.cumsum(0) - 1  # an object's position among the role's own
+            ignored[image, queries[~ours]] = True
+            pairs.append((queries[ours], place[objects[ours]]))
+        return Matches(own, pairs, ignored)
+
+    def losses(self, outputs: Outputs, batch: Batch, margin: bool = True, handicap: float = 0.0) -> Losses:
+        """Return per-image losses: focal as the bounded part, weighted box losses as the plain one.
+
+        The mean over a role's images is transformers' loss on that part of the batch: sums over queries
+        are divided by the mean number of objects an image. Of forgotten images the bounded part is as
+        :class:`Choices` says; ``handicap`` nats are taken off the true logit of their matched queries.
+        """
+        own = self.matches(outputs, batch)
+        logits = outputs.logits.masked_fill(own.ignored[..., None], IGNORED)
+        bounded, plain = list[Tensor](), list[Tensor]()
+        image = 0
+        for role, size in batch.sizes.items():
+            counts = [len(t["class_labels"]) for t in own.targets[image : image + size]]
+            per_image = max(1.0, sum(counts) / max(1, size))
+            for i in range(image, image + size):
+                one = {"logits": logits[i : i + 1], "pred_boxes": outputs.boxes[i : i + 1]}
+                focal, boxes = self._of_image(one, own.targets[i], own.pairs[i], per_image)
+                if role == "forget":
+                    focal = self._to_bound(focal, one["logits"][0], own.targets[i], own.pairs[i], handicap)
+                    boxes = boxes if self.choices.boxes_of_forgotten else torch.zeros_like(focal)
+                bounded.append(focal)
+                plain.append(boxes)
+            image += size
+        return Losses(torch.stack(bounded), torch.stack(plain))
+
+    def _of_image(
+        self, one: dict[str, Tensor], target: dict[str, Tensor], pair: tuple[Tensor, Tensor], boxes: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return one image's focal loss and weighted box losses, both divided by ``boxes``."""
+        found = self.criterion.get_loss("labels", one, [target], [pair], boxes)
+        found |= self.criterion.get_loss("boxes", one, [target], [pair], boxes)
+        weighted = [weight * found[name] for name, weight in self.box_weights.items()]
+        return found["loss_ce"], torch.stack(weighted).sum()
+
+    def _to_bound(
+        self,
+        focal: Tensor,
+        logits: Tensor,
+        target: dict[str, Tensor],
+        pair: tuple[Tensor, Tensor],
+        handicap: float,
+    ) -> Tensor:
+        from transformers.loss.loss_for_object_detection import sigmoid_focal_loss
+
+        if self.choices.bounded == "all":
+            return 2 * focal
+        queries, objects = pair
+        true = logits[queries, target["class_labels"][objects]][:, None] - handicap  # (n, 1)
+        loss: Tensor = sigmoid_focal_loss(true, torch.ones_like(true), max(1, len(true)), alpha=-1, gamma=2)
+        return loss
+
+    def supervised(self, batch: Batch, share: float = 1.0) -> Tensor:
+        """Return the loss that the model is pre-trained with: transformers' own, auxiliary ones included.
+
+        Args:
+            batch: images and all their objects.
+            share: of a training margin; there is none here.
+        """
+        seen = torch.ones(len(batch.inputs), *batch.inputs.shape[-2:], dtype=torch.long, device=self.device)
+        found = self.model(pixel_values=batch.inputs, pixel_mask=seen, labels=batch.targets)
+        loss: Tensor = found.loss
+        return loss
+
+    # --- prototypes -----------------------------------------------------------------------------------
+
+    def vectors(
+        self, outputs: Outputs, batch: Batch, space: Space, role: Role
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the logits or embeddings of the queries matched to the role's objects, and labels."""
+        values = outputs.logits if space == "logits" else outputs.embedding
+        if (part := batch.part(values, role)) is None:
+            return None
+        own = self.matches(outputs, batch)
+        before = 0
+        for name, size in batch.sizes.items():
+            if name == role:
+                break
+            before += size
+        rows, labels = list[Tensor](), list[Tensor]()
+        for i, vectors in enumerate(part, before):
+            queries, objects = own.pairs[i]
+            order = objects.argsort()  # the objects', so that two models' rows stand beside each other
+            rows.append(vectors[queries[order]])
+            labels.append(own.targets[i]["class_labels"][objects[order]])
+        found = torch.cat(rows), torch.cat(labels)
+        return found if len(found[1]) else None
+
+    @torch.no_grad()
+    def class_rows(self, space: Space, model: nn.Module | None = None) -> Tensor:
+        """Return the classifier's rows, (C, D), or what it says of them, (C, C).
+
+        The row of a class stands for a query matched to an object of it.
+        """
+        source: Any = model or self.model
+        head = source.class_embed[-1]
+        rows: Tensor = head.weight.detach().float()
+        outputs: Tensor = head(rows).float()
+        return rows if space == "embedding" else outputs
+
+    def replay(self, task: Task) -> Iterator[Batch]:
+        """Give the task's images once, unaugmented, in evaluation mode."""
+        self.model.eval()
+        roles: tuple[tuple[Role, tuple[int, ...]], ...] = (
+            ("retain", task.retain_images),
+            ("forget", task.forget_images),
+        )
+        for role, images in roles:
+            rows = torch.tensor(images, dtype=torch.long, device=self.device)
+            for part in rows.split(EVAL_BATCH):
+                yield self.batch({role: part})
+
+    def fresh_model(self, streams: Streams) -> nn.Module:
+        """Return the same architecture with random weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(streams("fresh").initial_seed())
+            config: Any = self.model.config
+            model: nn.Module = type(self.model)(config)
+        return model.requires_grad_(True).to(self.device)
+
+    # --- evaluation -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def detect(
+        self,
+        split: Literal["train", "val", "test"],
+        model: nn.Module | None = None,
+        images: Sequence[int] | None = None,
+    ) -> list[Boxes]:
+        """Return the 100 best-scored boxes of each image of a split, in pixels of the original image.
+
+        Args:
+            split: which images.
+            model: the live model by default.
+            images: some of the split's, by index; all by default.
+        """
+        model = model or self.model
+        model.eval()
+        data: DetectionSet = getattr(self.data, split)
+        rows = torch.arange(len(data)) if images is None else torch.tensor(list(images), dtype=torch.long)
+        found: list[Boxes] = []
+        for part in rows.split(EVAL_BATCH):
+            with autocast(self.device, "fp32"):
+                outputs = self.outputs(self.normalise(data.images[part.to(self.device)]), model)
+            found += best_boxes(outputs, [data.objects[i].size for i in part.tolist()])
+        return found
+
+    def precisions(
+        self, split: Literal["train", "val", "test"], model: nn.Module | None = None
+    ) -> dict[str, Tensor]:
+        """Return AP and AP50 of each class on a split, (C,), in percent; NaN for a class without objects."""
+        data: DetectionSet = getattr(self.data, split)
+        return average_precisions(self.detect(split, model), list(data.objects), self.num_classes)
+
+    def accuracy(self, split: Literal["train", "val", "test"]) -> float:
+        """Return AP50, the mean over classes, in percent: what pre-training watches."""
+        return float(self.precisions(split)["ap50"].nanmean())
+
+    def evaluate(
+        self, tasks: Sequence[Task], split: Literal["val", "test"] = "test"
+    ) -> list[dict[str, float]]:
+        """Return each task's AP and AP50 for the live model; see :mod:`minigslora.metrics`."""
+        found = self.precisions(split)
+        return [detection_metrics(found, task, self.data.classes) for task in tasks]
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the precision context of training."""
+        return autocast(self.device, self.precision)
+
+
+def best_boxes(outputs: Outputs, sizes: Sequence[tuple[int, int]], most: int = 100) -> list[Boxes]:
+    """Return the best-scored (query, class) pairs of each image, by transformers' post-processing.
+
+    Args:
+        outputs: of B images.
+        sizes: height and width of each original image, in pixels.
+        most: how many boxes an image is given at most.
+    """
+    from transformers import DeformableDetrImageProcessor
+    from transformers.models.deformable_detr.modeling_deformable_detr import (
+        DeformableDetrObjectDetectionOutput,
+    )
+
+    found = DeformableDetrObjectDetectionOutput(logits=outputs.logits, pred_boxes=outputs.boxes)
+    kept = DeformableDetrImageProcessor().post_process_object_detection(found, 0.0, list(sizes), most)
+    return [
+        Boxes(
+            torch.cat([one["boxes"][:, :2], one["boxes"][:, 2:] - one["boxes"][:, :2]], dim=1).cpu(),
+            one["labels"].cpu(),
+            one["scores"].cpu(),
+        )
+        for one in kept
+    ]
+
+
+def augment(
+    images: Tensor, targets: list[dict[str, Tensor]], generator: torch.Generator
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Return float images in [0, 1] and their targets under random flips, contrast and brightness.
+
+    Flips are left to right with probability 1/2; contrast and brightness change by up to 15 %.
+    """
+    x = images.float() / 255
+    u = torch.rand(len(x), 3, generator=generator, device=generator.device).to(x.device) * 2 - 1
+    flip = u[:, 0] > 0
+    x = torch.where(flip[:, None, None, None], x.flip(-1), x)
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    contrast, brightness = 1 + 0.15 * u[:, 1], 0.15 * u[:, 2]
+    x = mean + (x - mean) * contrast[:, None, None, None] + brightness[:, None, None, None] * mean
+    moved = []
+    for turned, target in zip(flip, targets, strict=True):
+        boxes = target["boxes"]
+        mirrored = torch.cat([1 - boxes[:, :1], boxes[:, 1:]], dim=1)
+        moved.append({**target, "boxes": torch.where(turned, mirrored, boxes)})
+    return x.clamp(0, 1), moved
+
+
+__all__ = ["CHOICES", "Choices", "Detection", "Objects", "Outputs", "augment", "best_boxes"]
