@@ -79,7 +79,7 @@ def search(options: argparse.Namespace) -> Mapping[str, Any]:
     data = registry.load(options.data)
     data = DataSet(data.name, data.train, data.val, data.val)
     model, card = checkpoint.load(options.weights)
-    asked = Setting(requests=(20,) * options.tasks, shots=options.shots)
+    asked = Setting(requests=(20,) * options.tasks, shots=options.shots, ratio=options.ratio)
     best: dict[str, Any] = parse_pairs(options.set)
     known: dict[str, dict[str, float]] = {}
     for key, values in grids(options.grid).items():
@@ -120,7 +120,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--data", default="mini-faces-tuning", help="a data set's name or folder")
     made.add_argument("--weights", type=Path, required=True, help="its pre-trained model, safetensors")
     made.add_argument("--tasks", type=int, default=1, help="requests of 20 classes")
-    made.add_argument("--shots", type=int, default=0, help="images of each class; 0 for 10 %%")
+    made.add_argument("--ratio", type=float, default=0.1, help="share of the training images at hand")
+    made.add_argument("--shots", type=int, default=0, help="images of each class instead, if not 0")
     made.add_argument("--out", type=Path, help="file of lines that runs are appended to")
     return made
 

@@ -30,7 +30,7 @@ class DERConfig(TaughtConfig, RelabellingConfig):
         over: whether squared distances are averaged or summed over the batch.
     """
 
-    match: float = 0.1
+    match: float = 0.5
     space: Space = "logits"
     over: Literal["mean", "sum"] = "mean"
 

@@ -30,7 +30,7 @@ class FDRConfig(TaughtConfig, RelabellingConfig):
         each_image: take the mean of the images' distances, not the root of their mean square.
     """
 
-    match: float = 1.0
+    match: float = 5.0
     each_image: bool = False
 
 

@@ -26,6 +26,7 @@ class FineTune(Taught):
 
     name: ClassVar[str] = "finetune"
     published: ClassVar[str] = ""
+    lr: ClassVar[float] = 3e-4
     Config: ClassVar[type[Any]] = FineTuneConfig
     config: FineTuneConfig
 

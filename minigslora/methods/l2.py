@@ -66,6 +66,7 @@ class L2(Relabelling):
 
     name: ClassVar[str] = "l2"
     published: ClassVar[str] = "L2"
+    lr: ClassVar[float] = 1e-3
     Config: ClassVar[type[Any]] = L2Config
     config: Any
 

@@ -70,6 +70,7 @@ class LIRF(Relabelling, Taught):
 
     name: ClassVar[str] = "lirf"
     published: ClassVar[str] = "LIRF"
+    lr: ClassVar[float] = 1e-3
     Config: ClassVar[type[Any]] = LIRFConfig
     config: LIRFConfig
     block: str

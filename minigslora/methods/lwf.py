@@ -46,6 +46,7 @@ class LwF(Matching):
 
     name: ClassVar[str] = "lwf"
     published: ClassVar[str] = "LwF"
+    lr: ClassVar[float] = 1e-3
     Config: ClassVar[type[Any]] = LwFConfig
     config: LwFConfig
 

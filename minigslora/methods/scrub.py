@@ -34,7 +34,7 @@ class SCRUBConfig(TaughtConfig):
     """
 
     gamma: float = 0.99
-    alpha: float = 0.001
+    alpha: float = 1.0
     temperature: float = 0.4
     rounds: int = 1
     alternating: float = 2 / 3
@@ -51,7 +51,7 @@ class SCRUB(Taught):
     @classmethod
     def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
         """Return the released code's configuration."""
-        return {"relative": False, "temperature": 2.0, "rounds": 10}
+        return {"relative": False, "temperature": 2.0, "alpha": 0.001, "rounds": 10}
 
     @classmethod
     def released_training(cls, batch: int) -> Training:
