@@ -4,8 +4,8 @@ import copy
 from dataclasses import replace
 
 import pytest
-import tiny
 import timm
+import tiny
 import torch
 from torch import nn
 
@@ -146,7 +146,9 @@ def test_reports_have_the_outside_before_and_after(data):
 @pytest.mark.parametrize("name", ["a", "z"])
 def test_outside_pictures_of_the_tasks_or_of_unknown_classes_are_refused(name):
     full = slice_head(whole_model(), ALL, TASK)
-    with pytest.raises(ModelError, match=f"'{name}' is not among the 3 classes that the whole head has outside"):
+    with pytest.raises(
+        ModelError, match=f"'{name}' is not among the 3 classes that the whole head has outside"
+    ):
         Outside.of(beyond(("b", name)), full)
 
 
