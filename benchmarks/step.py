@@ -44,13 +44,14 @@ from minigslora import lora
 from minigslora.contracts import Progress, Task
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.device import fast_bf16
+from minigslora.erasure import input_size
 from minigslora.errors import ModelError
 from minigslora.files import write_json
 from minigslora.forgetting import EpochOrder, make_optimizer, train_step
 from minigslora.methods import create
 from minigslora.methods.gslora import logit_spread
 from minigslora.methods.gslora_pp import class_prototypes
-from minigslora.models.checkpoint import load_shipped
+from minigslora.models.checkpoint import load_shipped, timm_model
 from minigslora.models.face import MINI_FACE, face_transformer
 from minigslora.problems.classification import Classification
 from minigslora.runs import device_name, versions
@@ -69,6 +70,10 @@ AIMS = {"ours / floor": "≤ 1.25", "naive / ours": "≥ 3", "naive / compiled":
 
 def build_model(args: argparse.Namespace) -> tuple[nn.Module, int, str]:
     """Return the model, its image size, and what it is called."""
+    if args.timm:
+        torch.manual_seed(0)
+        model = timm_model(args.timm, CLASSES)
+        return model, input_size(model), f"{args.timm}, random weights"
     sizes = (args.dim, args.depth, args.image_size, args.heads, args.mlp)
     if not any(sizes):
         try:
@@ -173,7 +178,8 @@ def naive(args: argparse.Namespace) -> Step:
     config: Any = create("gslora++").config
     prototypes, spread = class_prototypes(problem, task, "logits"), logit_spread(problem, task)
     temperature = spread * config.temperature
-    bound = math.log(CLASSES) + problem.margin + spread * config.bound
+    handicap = problem.margin or spread * config.handicap
+    bound = math.log(CLASSES) + handicap + spread * config.bound
     kept_prototypes = prototypes.clone()
     kept_prototypes[:, list(task.forget)] = -1e4
     names = lora.find_linears(problem.model, "ffn")
@@ -192,16 +198,16 @@ def naive(args: argparse.Namespace) -> Step:
         log_q = F.log_softmax(logits / temperature, dim=1)
         return (log_p.exp() * (log_p - log_q)).sum(dim=1)
 
-    def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-        handicap = problem.margin * F.one_hot(labels, CLASSES)
-        return F.cross_entropy(logits - handicap, labels, reduction="none")
+    def cross_entropies(logits: Tensor, labels: Tensor, handicap: float) -> Tensor:
+        true = F.one_hot(labels, CLASSES)
+        return F.cross_entropy(logits - handicap * true, labels, reduction="none")
 
     def step() -> None:
-        logits_r = model(data.images[kept].float() / 255)
-        logits_f = model(data.images[gone].float() / 255)
+        logits_r = model(problem.normalise(data.images[kept]))
+        logits_f = model(problem.normalise(data.images[gone]))
         labels_r, labels_f = data.labels[kept], data.labels[gone]
-        loss_r = cross_entropies(logits_r, labels_r).mean()
-        loss_f = (bound - cross_entropies(logits_f, labels_f)).relu().mean()
+        loss_r = cross_entropies(logits_r, labels_r, problem.margin).mean()
+        loss_f = (bound - cross_entropies(logits_f, labels_f, handicap)).relu().mean()
         push = (config.push_bound - kl(prototypes, logits_f, labels_f)).relu().mean()
         pull = kl(kept_prototypes, logits_r, labels_r).mean()
         sparsity = torch.zeros((), device=problem.device)
@@ -355,6 +361,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     for name in ("dim", "depth", "image-size", "heads", "mlp"):
         parser.add_argument(f"--{name}", type=int, default=0, help="another model, with random weights")
+    parser.add_argument("--timm", default="", help="any vision transformer of timm, with random weights")
     parser.add_argument("--batch", type=int, default=48, help="images of each role in a step")
     parser.add_argument("--repeats", type=int, default=15, help="rounds")
     parser.add_argument("--inner", type=int, default=0, help="steps per measurement; 1 on a CPU, 10 on CUDA")

@@ -197,11 +197,9 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     },
     # The model knows more than the task: the head's other half is for the outside check.
     "mini-glyphs": {
-        "cpu": Recipe(MINI_GLYPH, Pretraining(epochs=50, lr=2e-3), data="mini-glyphs-all"),
+        "cpu": Recipe(MINI_GLYPH, Pretraining(epochs=34, batch=64, warmup_epochs=2), data="mini-glyphs-all"),
     },
-    "tiny-imagenet": {
-        "cpu": Recipe(VitConfig(patch=4, dropout=0.1), Pretraining(epochs=60, lr=1e-3)),
-    },
+    "tiny-imagenet": {"cpu": Recipe(VitConfig(classes=100), Pretraining(epochs=60, batch=64))},
     "mini-scenes": {"cpu": Recipe(MINI_SCENES, DETECTION)},
     "voc": {
         # The shipped detector knows what an object is; a few thousand photographs teach it which.

@@ -61,7 +61,9 @@ def test_every_scenario_has_a_preset_and_every_preset_a_source():
             assert sum(scenario.setting.requests) < 100
     assert published.table("table2").scenario("100-90/4-shot").setting == Setting((90,), shots=4)
     assert published.table("table3").scenario("four/full").at(1337).order == 1337
-    with pytest.raises(ConfigError, match="unknown table 'table9'; there are table2, table3, table4, table5, coco"):
+    with pytest.raises(
+        ConfigError, match="unknown table 'table9'; there are table2, table3, table4, table5, coco"
+    ):
         published.table("table9")
     with pytest.raises(ConfigError, match="table3 has no scenario 'five'; it has four/full, four/4-shot"):
         published.table("table3").scenario("five")

@@ -138,25 +138,23 @@ def render(character: str, split: str, count: int) -> Tensor:
 def _grid(draws: Draws) -> Tensor:
     """Return where each pixel looks on the mask, (count, SIZE, SIZE, 2): affine, then elastic."""
     shape, shift = draws.normal("affine", 4), draws.normal("shift", 2)
-    angle, zoom = 0.14 * shape[:, 0], torch.exp(0.11 * shape[:, 1])
-    stretch, shear = torch.exp(0.10 * shape[:, 2]), 0.12 * shape[:, 3]
+    angle, zoom = 0.12 * shape[:, 0], torch.exp(0.09 * shape[:, 1])
+    stretch, shear = torch.exp(0.08 * shape[:, 2]), 0.10 * shape[:, 3]
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    rows = [torch.stack([cos * stretch, shear * cos - sin, 0.08 * shift[:, 0]], 1)]
-    rows += [torch.stack([sin * stretch, shear * sin + cos, 0.08 * shift[:, 1]], 1)]
+    rows = [torch.stack([cos * stretch, shear * cos - sin, 0.05 * shift[:, 0]], 1)]
+    rows += [torch.stack([sin * stretch, shear * sin + cos, 0.05 * shift[:, 1]], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), [draws.count, 1, SIZE, SIZE], align_corners=False)
-    bend = F.interpolate(0.045 * draws.normal("elastic", 2, 5, 5), (SIZE, SIZE), mode="bicubic")
+    bend = F.interpolate(0.04 * draws.normal("elastic", 2, 5, 5), (SIZE, SIZE), mode="bicubic")
     return grid + bend.permute(0, 2, 3, 1)
 
 
 def _colours(draws: Draws) -> tuple[Tensor, Tensor]:
-    """Return paper and pen, each (count, 3): any hues, but lighter and darker by at least 0.3."""
-    hue = 0.16 * draws.normal("hue", 2, 3)
-    gap, middle = 0.3 + 0.45 * draws.uniform("contrast"), draws.uniform("middle")
-    dark = (1 - gap) * middle
-    swap = draws.uniform("swap") < 0.5
-    levels = torch.stack([torch.where(swap, dark, dark + gap), torch.where(swap, dark + gap, dark)], 1)
+    """Return paper and pen, each (count, 3): of any hues, the pen darker by at least 0.3."""
+    hue = 0.12 * draws.normal("hue", 2, 3)
+    light = 0.65 + 0.3 * draws.uniform("light of the paper")
+    dark = light - 0.3 - 0.3 * draws.uniform("contrast")
     # Hues are centred, so that they leave the contrast in lightness as it is.
-    both = levels[:, :, None] + hue - hue.mean(dim=2, keepdim=True)
+    both = torch.stack([light, dark], 1)[:, :, None] + hue - hue.mean(dim=2, keepdim=True)
     return both[:, 0], both[:, 1]
 
 
@@ -169,14 +167,14 @@ def _paper(paper: Tensor, draws: Draws) -> Tensor:
 def _clutter(image: Tensor, paper: Tensor, pen: Tensor, draws: Draws) -> Tensor:
     """Draw straight strokes below the character, of a colour between paper and pen."""
     axis = (torch.arange(SIZE) + 0.5) * (2 / SIZE) - 1
-    for stroke in range(3):
+    for stroke in range(2):
         u = draws.uniform(f"stroke{stroke}", 6)[:, :, None, None]
         angle, offset = 3.1416 * u[:, 0], 1.8 * u[:, 1] - 0.9
         across = angle.cos() * axis + angle.sin() * axis[:, None] - offset
         along = angle.cos() * axis[:, None] - angle.sin() * axis - (1.6 * u[:, 2] - 0.8)
         width, length = 0.03 + 0.06 * u[:, 3], 0.2 + 0.6 * u[:, 4]
         inside = torch.minimum(width - across.abs(), length - along.abs())
-        alpha = (16 * inside + 0.5).clamp(0, 1)[:, None] * 0.75 * (u[:, 5:6] < 0.5)
+        alpha = (16 * inside + 0.5).clamp(0, 1)[:, None] * 0.6 * (u[:, 5:6] < 0.5)
         colour = paper + draws.uniform(f"shade{stroke}", 1) * (pen - paper)
         image = image + alpha * (colour[:, :, None, None] - image)
     return image

@@ -259,8 +259,8 @@ class Classification(Problem):
         return 100.0 * float(self.correct(split).float().mean())
 
     @torch.no_grad()
-    def outside_accuracy(self, model: nn.Module | None = None) -> float:
-        """Return the accuracy in percent on the classes outside the task, the whole head put back.
+    def outside_correct(self, model: nn.Module | None = None) -> Tensor:
+        """Return which images outside the task are named rightly, the whole head put back, bool (N,).
 
         Args:
             model: the live model by default.
@@ -272,7 +272,11 @@ class Classification(Problem):
             raise ModelError("this problem has no classes outside the task; give outside=Outside.of(…)")
         with restored(model or self.model, self.outside.head) as whole:
             answers = self._logits(self.outside.images, whole).argmax(dim=1)
-        return 100.0 * float((answers == self.outside.images.labels).float().mean())
+        return answers == self.outside.images.labels
+
+    def outside_accuracy(self, model: nn.Module | None = None) -> float:
+        """Return the accuracy in percent on the classes outside the task (8.2); see above."""
+        return 100.0 * float(self.outside_correct(model).float().mean())
 
     def evaluate(
         self, tasks: Sequence[Task], split: Literal["val", "test"] = "test"
