@@ -87,9 +87,17 @@ class Erasure:
         The keys are the pre-trained model's own, so that plain timm loads it strictly. Whoever has
         only this file cannot take the erasure back; whoever has the live model can.
         """
-        target = finalized_file(path)
-        save_tensors(target, lora.fold(self.model).state_dict(), {"format": "pt"})
-        return target
+        return finalize(self.model, path)
+
+
+def finalize(model: nn.Module, path: str | Path) -> Path:
+    """Write an edited model as one plain safetensors file; see :meth:`Erasure.finalize`.
+
+    The keys are those of the model's own class: timm's, or transformers' for a detector.
+    """
+    target = finalized_file(path)
+    save_tensors(target, lora.fold(model).state_dict(), {"format": "pt"})
+    return target
 
 
 def finalized_file(path: str | Path) -> Path:

@@ -335,6 +335,7 @@ def make_checkpoint(
     history = pretrain(problem, recipe.training, watch, evaluate_every=1 if detector else 5)
     if detector:
         frozen_norms(problem.model)
+        checkpoint.halve(problem.model)
     record["metrics"] = {
         **_measured(problem),
         "epochs": recipe.training.epochs,
@@ -346,7 +347,7 @@ def make_checkpoint(
         image_size=recipe.model.image_size,
         notes={k: record[k] for k in ("data", "command", "seed", "start", "training", "metrics", "versions")},
     )
-    checkpoint.save(out, problem.model, card)
+    checkpoint.save(out, problem.model, card, half=detector)
     record["sha256"] = sha256(out)
     write_json(out.with_suffix(".json"), record)
     return record

@@ -61,6 +61,8 @@ def deformable_detr(config: DetectorConfig) -> nn.Module:
     """Build a Deformable DETR with random weights, box refinement and auxiliary losses on."""
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
+    if config.layers < 2:
+        raise ConfigError(f"layers = {config.layers}; expected 2 or more (transformers ties their heads)")
     if config.dim % config.heads:
         raise ConfigError(f"dim = {config.dim}; expected a multiple of heads = {config.heads}")
     backbone = ResNetConfig(  # type: ignore[call-arg]
