@@ -151,7 +151,9 @@ def forget(
 
 @app.command()
 def pretrain(
-    name: Annotated[str, typer.Argument(help="mini-faces, mini-faces-tuning or casia-face100.")],
+    name: Annotated[
+        str, typer.Argument(help="mini-faces, mini-faces-tuning, casia-face100, mini-scenes, voc.")
+    ],
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the training images.")] = None,
     image_size: Annotated[Optional[int], typer.Option(help="Input size in pixels.")] = None,
     width: Annotated[Optional[int], typer.Option(help="Dimension of the tokens.")] = None,
@@ -163,7 +165,7 @@ def pretrain(
     seed: Seed = 0,
     out: Annotated[Optional[Path], typer.Option(help="The checkpoint, FILE.safetensors.")] = None,
 ) -> None:
-    """Pre-train a face model; its record goes beside it as JSON."""
+    """Pre-train a face model or a detector; its record goes beside it as JSON."""
     from minigslora.pretraining import make_checkpoint, recipe_for
     from minigslora.runs import runs_root
 
@@ -219,7 +221,7 @@ def run(
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Argument(help="table2, table3 or table5.")],
+    table: Annotated[str, typer.Argument(help="table2, table3, table5 or coco.")],
     profile: Annotated[str, typer.Option(help="smoke, cpu, gpu or paper.")] = "cpu",
     methods: Annotated[str, typer.Option(help="Names, a,b,c; name:released for one recipe only.")] = "",
     recipes: Annotated[str, typer.Option(help="Of methods named without one.")] = "corrected,released",

@@ -16,7 +16,7 @@ from minigslora import erasure, lora, methods
 from minigslora.contracts import Progress, Task
 from minigslora.datasets import detection, mini_scenes, registry
 from minigslora.datasets.detection import Objects, from_coco, load_coco, load_voc, objects_of
-from minigslora.datasets.splits import Setting, class_order, plan
+from minigslora.datasets.splits import Setting, class_order, plan, plan_requests
 from minigslora.errors import ConfigError, DataError, ModelError
 from minigslora.files import load_tensors, save_tensors
 from minigslora.forgetting import forget_sequence, train_task
@@ -34,11 +34,13 @@ from minigslora.models.detection import (
     deformable_detr,
     frozen_norms,
     keep_classes,
+    keep_named,
     pretrained,
     trainable_norms,
 )
 from minigslora.pretraining import Pretraining, Recipe, make_checkpoint, pretrain, recipe_for
-from minigslora.problems.detection import Detection, augment
+from minigslora.problems.detection import CHOICES, Detection, augment
+from minigslora.reproduction import benchmark
 from minigslora.streams import Streams
 
 EVERYTHING = tuple(range(15))
@@ -482,6 +484,22 @@ def test_a_saved_detector_is_read_without_a_network_and_keeps_chosen_rows(tmp_pa
         deformable_detr(DetectorConfig(dim=32, heads=3))
 
 
+def test_a_detector_of_more_categories_keeps_the_rows_of_the_data_s(tmp_path):
+    model = tiny.detector(classes=18)
+    names = ["N/A", *reversed(mini_scenes.SHAPES), "N/A", "hat"]
+    model.config.id2label = dict(enumerate(names))
+    model.save_pretrained(tmp_path)
+    again, card = benchmark.load_model("coco", str(tmp_path / "model.safetensors"))
+    assert card.classes == tuple(names)
+    data = mini_scenes.load(counts=tiny.SCENES)
+    problem = benchmark.problem_of(again, card, data, "released", "cpu")
+    rows = [names.index(c) for c in data.classes]
+    assert torch.equal(problem.head.weight, model.class_embed[-1].weight[rows])
+    assert problem.choices == CHOICES["released"]
+    with pytest.raises(ModelError, match="the detector knows no 'hat'"):
+        keep_named(again, data.classes, ["hat"])
+
+
 def test_norms_are_learnt_and_frozen_again():
     model = tiny.detector()
     keys = list(model.state_dict())
@@ -625,6 +643,21 @@ def test_a_stopped_sequence_gives_the_numbers_of_one_that_was_not(tmp_path, reci
     one, other = (lora.adapter_state(p.model) for p in (problem, again))
     assert all(torch.equal(v, other[k]) for k, v in one.items())
     assert {"ap_r", "ap50_f", "h", "h50", "ap50_o"} <= set(whole[1].metrics)
+
+
+def test_one_request_on_coco(coco):
+    """A detector of its 80 categories, trained for a moment: loader, evaluation, one request."""
+    data = load_coco(coco, 64)
+    problem = Detection(tiny.detector(classes=80, image_size=64), data, device="cpu")
+    seen = [c for c in range(80) if len(data.train.of_classes([c]))]
+    there = {int(c) for o in data.test.objects for c in o.labels}
+    forget = [c for c in sorted(seen, key=lambda c: -len(data.train.of_classes([c]))) if c in there][:2]
+    missing = [c for c in range(80) if c not in seen]
+    whole = plan_requests(data, [forget], Setting(requests=(2,), shots=1), seed=0, missing=missing)
+    method = methods.create("gslora++", setting="coco", **QUICK)
+    (report,) = forget_sequence(problem, method, whole)
+    assert {"ap_r", "ap50_f", "ap50_m", "h50"} <= set(report.metrics)
+    assert_same_precisions(problem.detect("test"), list(data.test.objects), 80)
 
 
 @pytest.mark.gpu

@@ -9,13 +9,17 @@ from typing import Any
 
 import timm
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from minigslora.config import from_mapping
 from minigslora.errors import ModelError
 from minigslora.files import load_tensors, save_tensors, shipped_root
-from minigslora.models.detection import DetectorConfig, deformable_detr
+from minigslora.models.detection import DetectorConfig, deformable_detr, pretrained
 from minigslora.models.face import FaceConfig, face_transformer
+
+DETR_SIZE = 800
+"""Height and width, in pixels, that images are given to a pre-trained Deformable DETR at."""
 
 SHIPPED: dict[str, str] = {
     "mini-faces": "mini-faces.safetensors",
@@ -109,15 +113,34 @@ def halve(model: nn.Module) -> None:
 def load(path: Path) -> tuple[nn.Module, Card]:
     """Build the model a file describes, with its weights.
 
+    A file beside a ``config.json`` is a Deformable DETR as transformers saves it.
+
     Raises:
         ModelError: for a file without a card, or whose weights do not fit its architecture.
     """
     tensors, notes = load_tensors(path)
+    if "card" not in notes and (path.parent / "config.json").is_file():
+        return _from_transformers(path)
     if "card" not in notes:
         raise ModelError(f"{path} does not say its architecture; name it (--model NAME)")
     card = from_mapping(Card, notes["card"])
     model = build(card.architecture)
     load_weights(model, tensors, str(path))
+    return model, card
+
+
+def _from_transformers(path: Path) -> tuple[nn.Module, Card]:
+    """Return a detector that transformers saved, and what its kind is normalised by."""
+    model = pretrained(path.parent)
+    config: Any = model.config
+    names = tuple(str(config.id2label[row]) for row in range(config.num_labels))
+    card = Card(
+        architecture={"kind": "transformers", "folder": path.parent.name},
+        classes=names,
+        mean=tuple(IMAGENET_DEFAULT_MEAN),
+        std=tuple(IMAGENET_DEFAULT_STD),
+        image_size=DETR_SIZE,
+    )
     return model, card
 
 

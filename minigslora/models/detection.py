@@ -158,6 +158,25 @@ def keep_classes(model: nn.Module, rows: Sequence[int]) -> None:
     detector.config.num_labels = len(rows)
 
 
+def keep_named(model: nn.Module, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Keep the classifier's rows of the categories ``wanted``, in their order, in place.
+
+    Args:
+        model: a detector.
+        names: the category of each row.
+        wanted: the categories of the data.
+
+    Raises:
+        ModelError: for a category that the model does not have.
+    """
+    if unknown := [name for name in wanted if name not in names]:
+        raise ModelError(
+            f"the detector knows no {unknown[0]!r}; it has {', '.join(names[:5])}, … Give one that was trained "
+            "on the data's categories"
+        )
+    keep_classes(model, [names.index(name) for name in wanted])
+
+
 def trainable_norms(model: nn.Module) -> None:
     """Put BatchNorm in the place of transformers' frozen one, to train from random weights, in place."""
     from transformers.models.deformable_detr import modeling_deformable_detr as detr
