@@ -151,9 +151,7 @@ def forget(
 
 @app.command()
 def pretrain(
-    name: Annotated[
-        str, typer.Argument(help="mini-faces, mini-faces-tuning, casia-face100, mini-scenes, voc.")
-    ],
+    name: Annotated[str, typer.Argument(help="mini-faces, casia-face100, mini-scenes, voc, …")],
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the training images.")] = None,
     image_size: Annotated[Optional[int], typer.Option(help="Input size in pixels.")] = None,
     width: Annotated[Optional[int], typer.Option(help="Dimension of the tokens.")] = None,

@@ -171,8 +171,8 @@ def keep_named(model: nn.Module, names: Sequence[str], wanted: Sequence[str]) ->
     """
     if unknown := [name for name in wanted if name not in names]:
         raise ModelError(
-            f"the detector knows no {unknown[0]!r}; it has {', '.join(names[:5])}, … Give one that was trained "
-            "on the data's categories"
+            f"the detector knows no {unknown[0]!r}; it has {', '.join(names[:5])}, … Give one that was "
+            "trained on the data's categories"
         )
     keep_classes(model, [names.index(name) for name in wanted])
 
