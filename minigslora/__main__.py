@@ -151,7 +151,7 @@ def forget(
 
 @app.command()
 def pretrain(
-    name: Annotated[str, typer.Argument(help="mini-faces, mini-glyphs, casia-face100, …")],
+    name: Annotated[str, typer.Argument(help="mini-faces, mini-glyphs, mini-scenes, casia-face100, …")],
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the training images.")] = None,
     image_size: Annotated[Optional[int], typer.Option(help="Input size in pixels.")] = None,
     width: Annotated[Optional[int], typer.Option(help="Dimension of the tokens.")] = None,
@@ -237,7 +237,7 @@ def run(
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Argument(help="table2, table3, table4 or table5.")],
+    table: Annotated[str, typer.Argument(help="table2, table3, table4, table5 or coco.")],
     profile: Annotated[str, typer.Option(help="smoke, cpu, gpu or paper.")] = "cpu",
     methods: Annotated[
         str, typer.Option(help="Names, a,b,c; all; name:released for one recipe only.")

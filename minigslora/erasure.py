@@ -89,10 +89,18 @@ class Erasure:
         came from a file with a card hands the card on. Whoever has only this file cannot take the
         erasure back; whoever has the live model can.
         """
-        target, card = finalized_file(path), card_of(self.model)
-        notes = {"format": "pt", **({"card": vars(card)} if card else {})}
-        save_tensors(target, lora.fold(self.model).state_dict(), notes)
-        return target
+        return finalize(self.model, path)
+
+
+def finalize(model: nn.Module, path: str | Path) -> Path:
+    """Write an edited model as one plain safetensors file; see :meth:`Erasure.finalize`.
+
+    The keys are those of the model's own class: timm's, or transformers' for a detector.
+    """
+    target, card = finalized_file(path), card_of(model)
+    notes = {"format": "pt", **({"card": vars(card)} if card else {})}
+    save_tensors(target, lora.fold(model).state_dict(), notes)
+    return target
 
 
 def finalized_file(path: str | Path) -> Path:

@@ -203,9 +203,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "mini-scenes": {"cpu": Recipe(MINI_SCENES, DETECTION)},
     "voc": {
         # The shipped detector knows what an object is; a few thousand photographs teach it which.
-        "cpu": Recipe(
-            replace(MINI_SCENES, image_size=128), replace(DETECTION, epochs=12), start="mini-scenes"
-        )
+        "cpu": Recipe(MINI_SCENES, replace(DETECTION, epochs=12), start="mini-scenes")
     },
 }
 """Recipes by data set and kind of device: a CPU takes real faces at a reduced resolution."""
@@ -345,6 +343,7 @@ def make_checkpoint(
     history = pretrain(problem, recipe.training, watch, evaluate_every=1 if detector else 5)
     if detector:
         frozen_norms(problem.model)
+        checkpoint.halve(problem.model)
     record["metrics"] = {
         **_measured(problem),
         "epochs": recipe.training.epochs,
@@ -358,7 +357,7 @@ def make_checkpoint(
         image_size=recipe.model.image_size,
         notes={k: record[k] for k in ("data", "command", "seed", "start", "training", "metrics", "versions")},
     )
-    checkpoint.save(out, problem.model, card)
+    checkpoint.save(out, problem.model, card, half=detector)
     record["sha256"] = sha256(out)
     write_json(out.with_suffix(".json"), record)
     return record

@@ -40,6 +40,26 @@ def casia() -> Path:
     pytest.skip("no casia_face100 folder below MINIGSLORA_DATA")
 
 
+def boxed_folder(*names: str) -> Path:
+    """Return one of the user's detection folders; tests that need it are skipped where there is none."""
+    for name in names:
+        if USERS_DATA and (folder := Path(USERS_DATA) / name).is_dir():
+            return folder
+    pytest.skip(f"no {names[0]} folder below MINIGSLORA_DATA")
+
+
+@pytest.fixture(scope="session")
+def coco() -> Path:
+    """The user's COCO folder."""
+    return boxed_folder("coco_tiny", "coco", "coco2017")
+
+
+@pytest.fixture(scope="session")
+def voc() -> Path:
+    """The user's Pascal VOC folder."""
+    return boxed_folder("foda_voc", "VOC2012", "voc")
+
+
 @pytest.fixture(scope="session")
 def data(data_root):
     return tiny.faces()

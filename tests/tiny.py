@@ -1,15 +1,19 @@
 """Models, data and problems small enough that a training step takes milliseconds."""
 
+from dataclasses import replace
+
 import timm
 import torch
 from torch import nn
 
 from minigslora import lora
 from minigslora.contracts import Training
-from minigslora.datasets import mini_faces
+from minigslora.datasets import mini_faces, mini_scenes
 from minigslora.datasets.images import DataSet, ImageSet
+from minigslora.models.detection import DetectorConfig, deformable_detr
 from minigslora.models.face import FaceConfig, face_transformer
 from minigslora.problems.classification import Classification
+from minigslora.problems.detection import CHOICES, Detection
 
 PEOPLE = 6
 COUNTS = {"train": 12, "val": 2, "test": 4}
@@ -68,3 +72,19 @@ def toy_data(per_class: tuple[int, ...] = (5, 5, 5, 5), size: int = 4) -> DataSe
 def timm_vit(name: str = "test_vit", classes: int = PEOPLE, seed: int = 0, **arguments) -> nn.Module:
     torch.manual_seed(seed)
     return timm.create_model(name, num_classes=classes, **{"img_size": 48, **arguments}).eval()
+
+
+SCENES = {"train": 30, "val": 3, "test": 24}
+DETECTOR = DetectorConfig(
+    dim=32, heads=2, mlp=32, layers=2, queries=8, points=1, stem=8, stages=(8, 8, 16, 16)
+)
+
+
+def detector(seed: int = 0, **changes) -> nn.Module:
+    torch.manual_seed(seed)
+    return deformable_detr(replace(DETECTOR, **changes)).eval()
+
+
+def detection(seed: int = 0, recipe: str = "corrected", device: str = "cpu", **changes) -> Detection:
+    scenes = mini_scenes.load(counts=SCENES)
+    return Detection(detector(seed, **changes), scenes, device=device, choices=CHOICES[recipe])

@@ -8,13 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from minigslora.config import from_mapping
 from minigslora.errors import ModelError
 from minigslora.files import load_tensors, save_tensors, shipped_root
-from minigslora.models.detection import DetectorConfig, deformable_detr
+from minigslora.models.detection import DetectorConfig, deformable_detr, pretrained
 from minigslora.models.face import FaceConfig, face_transformer
+
+DETR_SIZE = 800
+"""Height and width, in pixels, that images are given to a pre-trained Deformable DETR at."""
 
 SHIPPED: dict[str, str] = {
     "mini-faces": "mini-faces.safetensors",
@@ -93,24 +98,65 @@ def check_timm_name(name: str) -> None:
         raise ModelError(f"timm has no model {name!r}" + (f"; it has {', '.join(near)}, …" if near else ""))
 
 
-def save(path: Path, model: nn.Module, card: Card) -> None:
-    """Write a plain model's weights, with its card in the header."""
-    save_tensors(path, model.state_dict(), {"card": vars(card)})
+def save(path: Path, model: nn.Module, card: Card, half: bool = False) -> None:
+    """Write a plain model's weights, with its card in the header.
+
+    Args:
+        path: the safetensors file.
+        model: the model.
+        card: what stands in the header.
+        half: store the parameters in half precision. After :func:`halve` nothing is lost by it: the
+            same weights are loaded, bit for bit.
+    """
+    tensors = model.state_dict()
+    if half:
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            tensors[name] = parameter.half()
+    save_tensors(path, tensors, {"card": vars(card)})
+
+
+@torch.no_grad()
+def halve(model: nn.Module) -> None:
+    """Round a model's parameters to values that half precision has, in place; they stay float32.
+
+    What is measured afterwards is what is shipped.
+    """
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
 
 
 def load(path: Path) -> tuple[nn.Module, Card]:
     """Build the model a file describes, with its weights.
 
+    A file beside a ``config.json`` is a Deformable DETR as transformers saves it.
+
     Raises:
         ModelError: for a file without a card, or whose weights do not fit its architecture.
     """
     tensors, notes = load_tensors(path)
+    if "card" not in notes and (path.parent / "config.json").is_file():
+        return _from_transformers(path)
     if "card" not in notes:
         raise ModelError(f"{path} does not say its architecture; name it (--model NAME)")
     card = from_mapping(Card, notes["card"])
     model = build(card.architecture)
     load_weights(model, tensors, str(path))
     set_card(model, card)
+    return model, card
+
+
+def _from_transformers(path: Path) -> tuple[nn.Module, Card]:
+    """Return a detector that transformers saved, and what its kind is normalised by."""
+    model = pretrained(path.parent)
+    config: Any = model.config
+    names = tuple(str(config.id2label[row]) for row in range(config.num_labels))
+    card = Card(
+        architecture={"kind": "transformers", "folder": path.parent.name},
+        classes=names,
+        mean=tuple(IMAGENET_DEFAULT_MEAN),
+        std=tuple(IMAGENET_DEFAULT_STD),
+        image_size=DETR_SIZE,
+    )
     return model, card
 
 

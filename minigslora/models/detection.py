@@ -61,6 +61,8 @@ def deformable_detr(config: DetectorConfig) -> nn.Module:
     """Build a Deformable DETR with random weights, box refinement and auxiliary losses on."""
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
+    if config.layers < 2:
+        raise ConfigError(f"layers = {config.layers}; expected 2 or more (transformers ties their heads)")
     if config.dim % config.heads:
         raise ConfigError(f"dim = {config.dim}; expected a multiple of heads = {config.heads}")
     backbone = ResNetConfig(  # type: ignore[call-arg]
@@ -154,6 +156,25 @@ def keep_classes(model: nn.Module, rows: Sequence[int]) -> None:
             setattr(head, name, new)
         head.out_features = len(rows)
     detector.config.num_labels = len(rows)
+
+
+def keep_named(model: nn.Module, names: Sequence[str], wanted: Sequence[str]) -> None:
+    """Keep the classifier's rows of the categories ``wanted``, in their order, in place.
+
+    Args:
+        model: a detector.
+        names: the category of each row.
+        wanted: the categories of the data.
+
+    Raises:
+        ModelError: for a category that the model does not have.
+    """
+    if unknown := [name for name in wanted if name not in names]:
+        raise ModelError(
+            f"the detector knows no {unknown[0]!r}; it has {', '.join(names[:5])}, … Give one that was "
+            "trained on the data's categories"
+        )
+    keep_classes(model, [names.index(name) for name in wanted])
 
 
 def trainable_norms(model: nn.Module) -> None:

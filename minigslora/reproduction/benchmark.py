@@ -27,6 +27,7 @@ from minigslora.errors import ConfigError, ModelError
 from minigslora.files import sha256
 from minigslora.forgetting import forget_sequence
 from minigslora.models import checkpoint
+from minigslora.models.detection import keep_named
 from minigslora.models.sliced import slice_head
 from minigslora.problems.classification import Classification, Outside
 from minigslora.problems.detection import CHOICES, Detection
@@ -144,9 +145,15 @@ def problem_of(
 ) -> Classification | Detection:
     """Return the problem that a data set poses to ``model``, which is edited in place.
 
-    In detection a recipe also says what becomes of objects that a request is not about.
+    In detection a recipe also says what becomes of objects that a request is not about, and a model of
+    more categories, as COCO's are with a row for each id up to 90, keeps the rows of the data's.
+
+    Raises:
+        ModelError: where the model does not know a category of the data.
     """
     if isinstance(data, DetectionData):
+        if card.classes != data.classes:
+            keep_named(model, card.classes, data.classes)
         return Detection(model, data, card.mean, card.std, device, precision, CHOICES[recipe])
     return Classification(model, data, card.mean, card.std, device, precision, outside)
 
