@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,13 @@ def card_of(model: nn.Module) -> Card | None:
 def set_card(model: nn.Module, card: Card) -> None:
     """Say what a model is, so that what is made of it can hand it on."""
     object.__setattr__(model, _CARD, card)
+
+
+def name_classes(model: nn.Module, classes: tuple[str, ...]) -> None:
+    """Keep a model's card true where its head was cut or restored: these are its classes now."""
+    if (card := card_of(model)) is not None:
+        architecture = {**card.architecture, "classes": len(classes)}
+        set_card(model, replace(card, architecture=architecture, classes=classes))
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:

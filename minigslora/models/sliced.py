@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -100,14 +100,14 @@ def slice_head(model: nn.Module, classes: Sequence[str], wanted: Sequence[str]) 
         )
     full = FullHead(copy.deepcopy(head), tuple(classes), tuple(places[name] for name in wanted))
     _put(model, _rows(head, full.rows))
-    _name_classes(model, tuple(wanted))
+    checkpoint.name_classes(model, tuple(wanted))
     return full
 
 
 def restore_head(model: nn.Module, full: FullHead) -> None:
     """Put the whole head back on a sliced model, in place; its task's rows stay as they are now."""
     _put(model, full.around(model))
-    _name_classes(model, full.classes)
+    checkpoint.name_classes(model, full.classes)
 
 
 @contextlib.contextmanager
@@ -140,10 +140,3 @@ def _put(model: nn.Module, head: nn.Linear | CosineHead) -> None:
                 setattr(parent, name, head)
     if hasattr(model, "num_classes"):
         setattr(model, "num_classes", len(head.weight))  # noqa: B010  # a number, not a parameter or module
-
-
-def _name_classes(model: nn.Module, classes: tuple[str, ...]) -> None:
-    """Keep a model's card true, so that its file says what its head has."""
-    if (card := checkpoint.card_of(model)) is not None:
-        architecture = {**card.architecture, "classes": len(classes)}
-        checkpoint.set_card(model, replace(card, architecture=architecture, classes=classes))

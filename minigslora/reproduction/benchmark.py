@@ -154,6 +154,7 @@ def problem_of(
     if isinstance(data, DetectionData):
         if card.classes != data.classes:
             keep_named(model, card.classes, data.classes)
+            checkpoint.name_classes(model, data.classes)
         return Detection(model, data, card.mean, card.std, device, precision, CHOICES[recipe])
     return Classification(model, data, card.mean, card.std, device, precision, outside)
 
