@@ -157,6 +157,15 @@ def test_without_an_outside_there_is_no_accuracy_of_it():
         tiny.problem().outside_accuracy()
 
 
+@pytest.mark.parametrize("name", ["gslora", "gslora++", "gslora-distill"])
+def test_a_request_without_any_retained_image_is_served(data, name):
+    asked = plan(data, Setting(requests=(2,), ratio=0.5, replay=False), 0)
+    report = forget_sequence(tiny.problem(), create(name, **tiny.QUICK), asked, seed=0)[0]
+    assert report.metrics["acc_m"] == report.metrics["acc_r"]
+    assert "retain" not in report.terms
+    assert report.terms["forget"] >= 0
+
+
 # --- an edited model in plain timm ------------------------------------------------------------------
 
 

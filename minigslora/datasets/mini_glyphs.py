@@ -213,8 +213,8 @@ def load(
         tensors = _render_all(counts, watch)
         save_tensors(path, tensors, {"characters": "".join(CHARACTERS)})
     name = "mini-glyphs" if part == "task" else f"mini-glyphs-{part}"
-    sets = [_part(tensors[split], counts[split], PARTS[part]) for split in SPLITS]
-    return DataSet(name, *sets, mirrored=False)
+    train, val, test = (_part(tensors[split], counts[split], PARTS[part]) for split in SPLITS)
+    return DataSet(name, train, val, test, mirrored=False)
 
 
 def _part(images: Tensor, count: int, characters: tuple[str, ...]) -> ImageSet:

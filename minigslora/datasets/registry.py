@@ -18,13 +18,13 @@ class Own:
     """A data set that the user has as a folder below the data root.
 
     Attributes:
-        folders: the names that the folder goes by.
+        names: those that the folder goes by.
         image_size: what images are resized to where nobody says.
         expected: what lies below it, for the message where it is not there.
         read: what reads it.
     """
 
-    folders: tuple[str, ...]
+    names: tuple[str, ...]
     image_size: int
     expected: str
     read: Callable[[Path, int, str, bool], DataSet] = folders.load
@@ -94,11 +94,11 @@ def find(name: str) -> Path:
         DataError: where it is not below the data root.
     """
     root, own = data_root(), FOLDERS[name]
-    for folder in own.folders:
+    for folder in own.names:
         if (root / folder / "train").is_dir():
             return root / folder
     raise DataError(
-        f"{name} is not below {root}: expected {own.expected} in {root / own.folders[0]}. Put it there, or "
+        f"{name} is not below {root}: expected {own.expected} in {root / own.names[0]}. Put it there, or "
         "set MINIGSLORA_DATA to the folder that holds it"
     )
 

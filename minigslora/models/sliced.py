@@ -15,6 +15,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,13 +134,13 @@ def _rows(head: nn.Linear | CosineHead, rows: Sequence[int]) -> nn.Linear | Cosi
 
 def _put(model: nn.Module, head: nn.Linear | CosineHead) -> None:
     """Replace the classifier, wherever in the model it sits."""
-    old = classifier(model)
+    old, network = classifier(model), cast(Any, model)
     for parent in model.modules():
         for name, child in parent.named_children():
             if child is old:
                 setattr(parent, name, head)
     if hasattr(model, "num_classes"):
-        model.num_classes = len(head.weight)
+        network.num_classes = len(head.weight)
 
 
 def _name_classes(model: nn.Module, classes: tuple[str, ...]) -> None:

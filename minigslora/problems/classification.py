@@ -191,7 +191,7 @@ class Classification(Problem):
         )
         for role, images in roles:
             rows = torch.tensor(images, dtype=torch.long, device=self.device)
-            for part in rows.split(EVAL_BATCH):
+            for part in rows.split(EVAL_BATCH) if images else ():
                 yield self.batch({role: part})
 
     def fresh_model(self, streams: Streams) -> nn.Module:
