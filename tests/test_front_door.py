@@ -446,7 +446,7 @@ def test_the_glyphs_checkpoint_is_what_its_record_says():
     assert card.architecture == record["architecture"] == recipe.model.architecture()
     assert record["training"] == vars(recipe.training)
     assert (card.classes, card.mean) == (mini_glyphs.CHARACTERS, (0.5, 0.5, 0.5))
-    assert 85 <= record["metrics"]["acc_test"] <= 97
+    assert 85 <= record["metrics"]["acc_test"] <= 95
 
 
 def test_the_shipped_checkpoint_is_what_its_record_says():
