@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from minigslora import doctor, erasure, report
 from minigslora.__main__ import main, parse_pairs, split_classes
-from minigslora.datasets import folders, mini_faces, registry
+from minigslora.datasets import folders, mini_faces, mini_glyphs, registry
 from minigslora.errors import ConfigError, OutputError
 from minigslora.files import require_writable, sha256, shipped_root
 from minigslora.models import checkpoint
@@ -433,7 +433,20 @@ def test_recipes_fit_their_devices():
     assert RECIPES["casia-face100"]["cuda"].model.image_size == 112
     wide = recipe_for("mini-faces", "cpu", dim=64).model
     assert (wide.dim, wide.heads, wide.mlp) == (64, 2, 128)
-    assert set(RECIPES) == set(registry.names())
+    assert set(RECIPES) <= set(registry.names())
+    assert {r.data for own in RECIPES.values() for r in own.values()} <= {"", *registry.names()}
+
+
+def test_the_glyphs_checkpoint_is_what_its_record_says():
+    path = shipped_root() / "mini-glyphs.safetensors"
+    record = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert record["sha256"] == sha256(path)
+    _, card = checkpoint.load_shipped("mini-glyphs")
+    recipe = RECIPES["mini-glyphs"]["cpu"]
+    assert card.architecture == record["architecture"] == recipe.model.architecture()
+    assert record["training"] == vars(recipe.training)
+    assert (card.classes, card.mean) == (mini_glyphs.CHARACTERS, (0.5, 0.5, 0.5))
+    assert 85 <= record["metrics"]["acc_test"] <= 95
 
 
 def test_the_shipped_checkpoint_is_what_its_record_says():

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minigslora import recipes
 from minigslora.datasets.images import ImageSet
 from minigslora.datasets.splits import Plan, Setting, class_order, describe, plan, plan_requests
 from minigslora.errors import ConfigError, DataError
@@ -91,6 +92,24 @@ def test_an_index_file_round_trips(tmp_path):
     made = plan(tiny.toy_data(), Setting(requests=(1, 1), missing=1, ratio=0.5), 3)
     made.save(tmp_path / "deep" / "plan.json")
     assert Plan.load(tmp_path / "deep" / "plan.json") == made
+
+
+def test_without_replay_no_retained_class_has_an_image():
+    for task in plan(tiny.toy_data(), Setting(requests=(1, 1), ratio=0.5, replay=False), 0).tasks:
+        assert not task.retain_images
+        assert task.missing == task.retain
+        assert task.forget_images
+
+
+def test_presets_of_another_benchmark_go_by_its_name():
+    assert Setting(ratio=0.05, preset="imagenet100/ratio").kind == "imagenet100/ratio"
+    assert recipes.setting("imagenet100/ratio").push == (0.05,)
+    with pytest.raises(ConfigError, match=r"unknown benchmark 'pets' of 'pets/ratio'; expected .*face"):
+        recipes.setting("pets/ratio")
+    with pytest.raises(
+        ConfigError, match="unknown setting 'imagenet100/few'; expected one of imagenet100/ratio"
+    ):
+        recipes.setting("imagenet100/few")
 
 
 def test_a_setting_says_its_preset():

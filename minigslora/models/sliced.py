@@ -15,6 +15,7 @@ import contextlib
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -133,10 +134,10 @@ def _rows(head: nn.Linear | CosineHead, rows: Sequence[int]) -> nn.Linear | Cosi
 
 def _put(model: nn.Module, head: nn.Linear | CosineHead) -> None:
     """Replace the classifier, wherever in the model it sits."""
-    old = classifier(model)
+    old, network = classifier(model), cast(Any, model)
     for parent in model.modules():
         for name, child in parent.named_children():
             if child is old:
                 setattr(parent, name, head)
     if hasattr(model, "num_classes"):
-        setattr(model, "num_classes", len(head.weight))  # noqa: B010  # a number, not a parameter or module
+        network.num_classes = len(head.weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -63,6 +63,24 @@ class Outside:
         rows = torch.tensor([places[name] for name in images.classes])
         labels = rows.to(images.labels.device)[images.labels]
         return cls(ImageSet(images.images, labels, head.classes), head)
+
+    def joined(self, data: DataSet) -> DataSet:
+        """Return the task's data labelled by rows of the whole head, with these images in its test split.
+
+        A task on it sees the whole head: the classes outside are then retained ones without a single
+        training image, and their accuracy is Acc_m.
+        """
+        rows = torch.tensor(self.head.rows)
+        splits = {
+            split: replace(own, labels=rows[own.labels.cpu()], classes=self.head.classes)
+            for split in ("train", "val", "test")
+            for own in (getattr(data, split),)
+        }
+        every = torch.arange(len(data.test)), torch.arange(len(self.images))
+        both = [own.images[at].cpu() for own, at in zip((data.test, self.images), every, strict=True)]
+        labels = torch.cat([splits["test"].labels, self.images.labels.cpu()])
+        splits["test"] = ImageSet(torch.cat(both), labels, self.head.classes)
+        return replace(data, name=f"{data.name}, whole head", **splits)
 
 
 class Classification(Problem):
@@ -202,7 +220,7 @@ class Classification(Problem):
         )
         for role, images in roles:
             rows = torch.tensor(images, dtype=torch.long, device=self.device)
-            for part in rows.split(EVAL_BATCH):
+            for part in rows.split(EVAL_BATCH) if images else ():
                 yield self.batch({role: part})
 
     def fresh_model(self, streams: Streams) -> nn.Module:
@@ -258,21 +276,28 @@ class Classification(Problem):
         """Return the accuracy over all classes of a split, in percent."""
         return 100.0 * float(self.correct(split).float().mean())
 
+    def _the_outside(self) -> Outside:
+        if self.outside is None:
+            raise ModelError("this problem has no classes outside the task; give outside=Outside.of(…)")
+        return self.outside
+
     @torch.no_grad()
-    def outside_correct(self, model: nn.Module | None = None) -> Tensor:
-        """Return which images outside the task are named rightly, the whole head put back, bool (N,).
+    def outside_logits(self, model: nn.Module | None = None) -> Tensor:
+        """Return the whole head's logits (N, C) of the images outside the task.
 
         Args:
-            model: the live model by default.
+            model: the live model by default; it is left with the head that it has.
 
         Raises:
             ModelError: for a problem that was given nothing outside its classes.
         """
-        if self.outside is None:
-            raise ModelError("this problem has no classes outside the task; give outside=Outside.of(…)")
-        with restored(model or self.model, self.outside.head) as whole:
-            answers = self._logits(self.outside.images, whole).argmax(dim=1)
-        return answers == self.outside.images.labels
+        outside = self._the_outside()
+        with restored(model or self.model, outside.head) as whole:
+            return self._logits(outside.images, whole)
+
+    def outside_correct(self, model: nn.Module | None = None) -> Tensor:
+        """Return which images outside the task the whole head names rightly, bool (N,); see above."""
+        return self.outside_logits(model).argmax(dim=1) == self._the_outside().images.labels
 
     def outside_accuracy(self, model: nn.Module | None = None) -> float:
         """Return the accuracy in percent on the classes outside the task (8.2); see above."""

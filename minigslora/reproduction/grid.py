@@ -63,7 +63,7 @@ class Grid:
         if self.seeds < 1 or not self.contenders:
             raise ConfigError(f"{len(self.contenders)} methods and {self.seeds} seeds make no run")
         self._check_settings()
-        common: dict[str, Any] = {"profile": self.profile, "table": self.table}
+        common: dict[str, Any] = {"profile": self.profile, "table": self.table, **table.parameters}
         if self.data:
             common["data_set"] = self.data
         if self.weights:

@@ -5,9 +5,11 @@ Source: arXiv 2501.09705, tables 2 to 5 (``published/README.md`` says how they a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -51,6 +53,8 @@ class Table:
         csv: its file below ``published``; "" where nothing was printed, so that ours stand alone.
         notebook: the notebook that runs its scenarios.
         scenarios: its parts, in print order.
+        parameters: what a run of a grid asks of the notebook besides: to leave out what is for its
+            reader only.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Table:
     csv: str
     notebook: str
     scenarios: tuple[Scenario, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def scenario(self, name: str) -> Scenario:
         """Return the scenario called ``name``.
@@ -108,6 +113,7 @@ TABLES: dict[str, Table] = {
         "table4_imagenet100_four_tasks.csv",
         "08_image_classification",
         (Scenario("four/full", Setting(ratio=0.05, preset="imagenet100/ratio"), ()),),
+        {"images_missing": []},
     ),
     "table5": Table(
         "table5",
