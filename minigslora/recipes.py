@@ -63,7 +63,7 @@ def setting(name: str) -> Released:
     Raises:
         ConfigError: where there is none.
     """
-    files = sorted((shipped_root() / "recipes").glob("*.yaml"))
+    files = sorted((shipped_root() / "recipes").glob("*.yaml"), key=lambda file: file.stem != "face")
     known = {k: v for file in files for k, v in table(file.stem).items()}
     if name not in known:
         raise ConfigError(f"unknown setting {name!r}; expected one of {', '.join(known)}")
