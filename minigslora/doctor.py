@@ -68,15 +68,16 @@ def _device() -> Iterator[Finding]:
 def _data() -> Iterator[Finding]:
     root = data_root()
     yield Finding("data looked for in", None, f"{root} (set MINIGSLORA_DATA to change it)")
-    for name in registry.names():
-        if name in registry.RENDERED:
+    for name in (*registry.names(), *registry.detection_names()):
+        if name in registry.RENDERED or name in registry.SCENES:
             yield Finding(name, True, "rendered on first use")
             continue
-        if name not in registry.FOLDERS:
+        if name == "cifar100":
             yield Finding(name, True, "downloaded on first use")
             continue
+        find = registry.find if name in registry.FOLDERS else registry.find_detection
         try:
-            yield Finding(name, True, str(registry.find(name)))
+            yield Finding(name, True, str(find(name)))
         except MiniGSLoRAError:
             yield Finding(name, None, "not here (data/README.md says how to get it)")
 

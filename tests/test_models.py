@@ -129,7 +129,9 @@ def test_files_and_names_that_build_no_model(tmp_path):
     save_tensors(tmp_path / "bare.safetensors", {"w": torch.zeros(1)}, {})
     with pytest.raises(ModelError, match=r"does not say its architecture; name it \(--model NAME\)"):
         checkpoint.load(tmp_path / "bare.safetensors")
-    with pytest.raises(ModelError, match=r"unknown architecture 'onnx'; expected 'face' or 'timm'"):
+    with pytest.raises(
+        ModelError, match=r"unknown architecture 'onnx'; expected 'face', 'timm' or 'deformable-detr'"
+    ):
         checkpoint.build({"kind": "onnx"})
     with pytest.raises(ModelError, match=r"timm has no model 'vit_tinny'; it has .*vit"):
         checkpoint.timm_model("vit_tinny", 3)

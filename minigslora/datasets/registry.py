@@ -157,12 +157,26 @@ def load_detection(name: str | Path, image_size: int | None = None, watch: bool 
         if image_size not in (None, mini_scenes.SIZE):
             raise DataError(f"{name} is rendered at {mini_scenes.SIZE} pixels, not {image_size}")
         return mini_scenes.load(SCENES[str(name)], watch=watch)
+    root = find_detection(name)
+    if _is_coco(root):
+        return detection.load_coco(root, image_size or 512, str(name), watch)
+    return detection.load_voc(root, image_size or 300, str(name), watch)
+
+
+def _is_coco(root: Path) -> bool:
+    return any((root / "annotations").glob("instances_*.json"))
+
+
+def find_detection(name: str | Path) -> Path:
+    """Return the folder of detection data that the user has, by name or path.
+
+    Raises:
+        DataError: where there is none in COCO's or Pascal VOC's layout.
+    """
     places = [data_root() / folder for folder in BOXED.get(str(name), ())] or [Path(name).expanduser()]
     for root in places:
-        if (root / "annotations").is_dir() and any((root / "annotations").glob("instances_*.json")):
-            return detection.load_coco(root, image_size or 512, str(name), watch)
-        if (root / "ImageSets").is_dir():
-            return detection.load_voc(root, image_size or 300, str(name), watch)
+        if _is_coco(root) or (root / "ImageSets").is_dir():
+            return root
     layouts = "annotations/instances_train*.json and train*/, or JPEGImages/, Annotations/ and ImageSets/"
     if str(name) in BOXED:
         raise DataError(

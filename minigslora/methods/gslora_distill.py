@@ -22,7 +22,7 @@ from torch import Tensor
 
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Role, Task, Terms, Training
 from minigslora.lora import bypassed
-from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected_training, forgotten_so_far
+from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected, corrected_training, forgotten_so_far
 from minigslora.prototypes import prototype_distance, without
 from minigslora.streams import Streams
 
@@ -58,7 +58,7 @@ class GSLoRADistill(GSLoRA):
     @classmethod
     def presets(cls, recipe: str, setting: str) -> tuple[GSLoRADistillConfig, Training]:
         """Return the one configuration there is; the released code has no such method."""
-        return cls.Config(), corrected_training(setting)
+        return corrected(cls.Config, setting), corrected_training(setting)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Mark the classes forgotten so far, then attach fresh adapters."""

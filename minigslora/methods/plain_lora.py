@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from minigslora.contracts import Training
-from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected_training
+from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected, corrected_training
 
 
 @dataclass(frozen=True)
@@ -32,4 +32,4 @@ class PlainLoRA(GSLoRA):
     @classmethod
     def presets(cls, recipe: str, setting: str) -> tuple[PlainLoRAConfig, Training]:
         """Return the one configuration there is; the released code has no such method."""
-        return cls.Config(), corrected_training(setting)
+        return corrected(cls.Config, setting), corrected_training(setting)
