@@ -211,6 +211,12 @@ def test_ders_loss_is_its_equation(problem, name, space, over):
     assert stepped(problem, method) == pytest.approx(expected, **CLOSE)
 
 
+def test_der_compares_logits_and_the_released_one_embeddings():
+    for name in ("der", "der++"):
+        found = [methods.create(name, recipe).space for recipe in methods.RECIPES]
+        assert found == ["logits", "embedding"]
+
+
 @pytest.mark.parametrize("each_image", [True, False])
 def test_fdrs_loss_is_its_equation(problem, each_image):
     method = started(problem, "fdr", match=3.0, relative=False, each_image=each_image)

@@ -4,8 +4,8 @@ Source of the protocol: arXiv 2501.09705, section 5.1. The published baselines t
 continual learning: a forgotten image gets another label each time it is drawn, and each method keeps
 the rest in its own way. Two recipes run on the same loop. ``released`` is the released code's variant,
 its faults included where they change a loss; ``corrected`` has the formula of the method's own paper, in
-as many updates on the same images as GS-LoRA's corrected recipe; its rate and its weights were settled on the
-validation split of the population "mini-faces-tuning" (``benchmarks/tune.py``).
+as many updates on the same images as GS-LoRA's corrected recipe. Rates and weights were settled on the
+validation split of the population "mini-faces-tuning"; data/results/README.md says how, and which were not.
 """
 
 from __future__ import annotations
