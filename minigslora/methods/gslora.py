@@ -279,7 +279,7 @@ DETECTION: Mapping[str, Any] = {
     "push": (0.002,),
     "pull": 0.2,
 }
-"""The corrected constants where they are others for a detector, whose retained losses are a tenth in size.
+"""The corrected constants where they are others for a detector.
 
 Settled on the validation scenes of "mini-scenes", with the first request of seed 0.
 """
