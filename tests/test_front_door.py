@@ -514,12 +514,12 @@ def test_the_conda_environment_has_the_packages_of_the_project():
     listed = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
     conda = requirements(line for line in listed if isinstance(line, str))
     pip = next(line["pip"] for line in listed if isinstance(line, dict))
+    assert pip[-1] == "--editable ."
     wanted = requirements(project()["project"]["dependencies"])
     assert {CONDA_NAMES.get(k, k): v for k, v in wanted.items()} == {
-        k: v for k, v in conda.items() if k not in ("python", "pip")
+        k: v for k, v in (conda | requirements(pip[:-1])).items() if k not in ("python", "pip")
     }
     assert conda["python"].startswith(project()["project"]["requires-python"])
-    assert pip == ["--editable ."]
 
 
 def readme_commands():
