@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -114,12 +114,14 @@ class Problem(Protocol):
 
     Attributes:
         kind: "classification" or "detection"; methods say which they are defined for.
+        eval_batch: how many images are looked at in one go where nothing is trained.
         model: the model being edited; methods may wrap its layers or train its parameters.
         num_classes: C.
         device: where the model and its batches live.
     """
 
     kind: ClassVar[str] = "classification"
+    eval_batch: ClassVar[int] = 500
     model: nn.Module
     num_classes: int
     device: torch.device
@@ -173,9 +175,17 @@ class Problem(Protocol):
         """Return the classifier's own rows as prototypes, (C, D): what a class without data has."""
         ...
 
-    def replay(self, task: Task) -> Iterable[Batch]:
-        """Return the task's images once, unaugmented, in batches; for teachers and prototypes."""
-        ...
+    def replay(self, task: Task) -> Iterator[Batch]:
+        """Give the task's images once, unaugmented, in evaluation mode; for teachers and prototypes."""
+        self.model.eval()
+        roles: tuple[tuple[Role, tuple[int, ...]], ...] = (
+            ("retain", task.retain_images),
+            ("forget", task.forget_images),
+        )
+        for role, images in roles:
+            rows = torch.tensor(images, dtype=torch.long, device=self.device)
+            for part in rows.split(self.eval_batch) if images else ():
+                yield self.batch({role: part})
 
     def fresh_model(self, streams: Streams) -> nn.Module:
         """Return the same architecture with random weights, for Retrain."""

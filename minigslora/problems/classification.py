@@ -24,8 +24,6 @@ from minigslora.models.heads import CosineHead, margin_logits
 from minigslora.models.sliced import FullHead, classifier, restored
 from minigslora.streams import Streams
 
-EVAL_BATCH = 500
-
 
 @dataclass
 class Outputs:
@@ -211,18 +209,6 @@ class Classification(Problem):
         outputs: Tensor = head(rows).float()
         return rows if space == "embedding" else outputs
 
-    def replay(self, task: Task) -> Iterator[Batch]:
-        """Give the task's images once, unaugmented, in evaluation mode."""
-        self.model.eval()
-        roles: tuple[tuple[Role, tuple[int, ...]], ...] = (
-            ("retain", task.retain_images),
-            ("forget", task.forget_images),
-        )
-        for role, images in roles:
-            rows = torch.tensor(images, dtype=torch.long, device=self.device)
-            for part in rows.split(EVAL_BATCH) if images else ():
-                yield self.batch({role: part})
-
     def fresh_model(self, streams: Streams) -> nn.Module:
         """Return a copy of the model with every layer's weights drawn anew."""
         model = lora.fold(self.model) if lora.wrapped(self.model) else copy.deepcopy(self.model)
@@ -248,7 +234,7 @@ class Classification(Problem):
         with autocast(self.device, "fp32"):
             parts = [
                 self.outputs(self.normalise(data.images[part]), model).logits
-                for part in rows.split(EVAL_BATCH)
+                for part in rows.split(self.eval_batch)
             ]
         return torch.cat(parts)
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -39,7 +39,6 @@ from minigslora.metrics import Boxes, average_precisions, detection_metrics
 from minigslora.models.detection import PRIOR
 from minigslora.streams import Streams
 
-EVAL_BATCH = 50
 IGNORED = -1e4
 """A logit whose sigmoid, and so its focal loss as background and its gradient, are exactly zero."""
 
@@ -118,6 +117,7 @@ class Detection(Problem):
     """
 
     kind: ClassVar[str] = "detection"
+    eval_batch: ClassVar[int] = 50
 
     def __init__(
         self,
@@ -345,18 +345,6 @@ class Detection(Problem):
         outputs: Tensor = head(rows).float()
         return rows if space == "embedding" else outputs
 
-    def replay(self, task: Task) -> Iterator[Batch]:
-        """Give the task's images once, unaugmented, in evaluation mode."""
-        self.model.eval()
-        roles: tuple[tuple[Role, tuple[int, ...]], ...] = (
-            ("retain", task.retain_images),
-            ("forget", task.forget_images),
-        )
-        for role, images in roles:
-            rows = torch.tensor(images, dtype=torch.long, device=self.device)
-            for part in rows.split(EVAL_BATCH):
-                yield self.batch({role: part})
-
     def fresh_model(self, streams: Streams) -> nn.Module:
         """Return the same architecture with random weights."""
         with torch.random.fork_rng(devices=[]):
@@ -386,7 +374,7 @@ class Detection(Problem):
         data: DetectionSet = getattr(self.data, split)
         rows = torch.arange(len(data)) if images is None else torch.tensor(list(images), dtype=torch.long)
         found: list[Boxes] = []
-        for part in rows.split(EVAL_BATCH):
+        for part in rows.split(self.eval_batch):
             with autocast(self.device, "fp32"):
                 outputs = self.outputs(self.normalise(data.images[part.to(self.device)]), model)
             found += best_boxes(outputs, [data.objects[i].size for i in part.tolist()])
