@@ -72,7 +72,7 @@ def _data() -> Iterator[Finding]:
         if name in registry.RENDERED or name in registry.SCENES:
             yield Finding(name, True, "rendered on first use")
             continue
-        if name == "cifar100":
+        if name in registry.DOWNLOADED:
             yield Finding(name, True, "downloaded on first use")
             continue
         find = registry.find if name in registry.FOLDERS else registry.find_detection

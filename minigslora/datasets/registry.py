@@ -56,10 +56,13 @@ RENDERED: dict[str, tuple[Callable[..., DataSet], str, int]] = {
 }
 """Data sets that are drawn on first use: by what, which part, and their size in pixels."""
 
+DOWNLOADED: dict[str, Callable[[int | None], DataSet]] = {"cifar100": cifar.load}
+"""Data sets that are downloaded on first use."""
+
 
 def names() -> list[str]:
     """Return the names that :func:`load` knows."""
-    return [*RENDERED, *FOLDERS, "cifar100"]
+    return [*RENDERED, *FOLDERS, *DOWNLOADED]
 
 
 def load(name: str | Path, image_size: int | None = None, watch: bool = False) -> DataSet:
@@ -81,8 +84,8 @@ def load(name: str | Path, image_size: int | None = None, watch: bool = False) -
     if str(name) in FOLDERS:
         own = FOLDERS[str(name)]
         return own.read(find(str(name)), image_size or own.image_size, str(name), watch)
-    if str(name) == "cifar100":
-        return cifar.load(image_size)
+    if str(name) in DOWNLOADED:
+        return DOWNLOADED[str(name)](image_size)
     if Path(name).expanduser().is_dir():
         return folders.load(name, image_size or 224, watch=watch)
     raise DataError(f"no data set {str(name)!r}: neither a folder nor one of {', '.join(names())}")
