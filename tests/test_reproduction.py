@@ -314,6 +314,18 @@ def test_a_single_request_has_no_progress_to_draw():
     assert page.progress(rows[rows["task"] == 1], "100-5/full", "table2") is None
 
 
+def test_many_methods_are_drawn_as_a_table():
+    few = pd.DataFrame(made_rows(scenario="four/full"))
+    many = pd.concat([few.assign(method=name) for name in ("gslora", "ewc", "l2", "der", "lwf", "mas")])
+    lines, table = (page.progress(rows, "four/full", "table3") for rows in (few, many))
+    assert lines is not None
+    assert any(ax.get_legend() for ax in lines.axes)
+    assert table is not None
+    assert not any(ax.get_legend() for ax in table.axes)
+    rows = [text.get_text() for text in table.axes[0].get_yticklabels()]
+    assert {"gslora, corrected", "GS-LoRA, published", "ewc, corrected", "EWC, published"} <= set(rows)
+
+
 # --- engines -------------------------------------------------------------------------------------------
 
 SETUP = """

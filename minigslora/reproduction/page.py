@@ -83,8 +83,14 @@ def collect(folder: Path) -> Collected:
     return Collected(noted["table"], pd.DataFrame(rows), pd.DataFrame(runs), failed, missing)
 
 
+MOST_LINES = 8
+"""How many lines a panel may have and still be read; more are drawn as a table."""
+
+
 def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
     """Draw H and Acc_o over the tasks of a scenario, ours and the published; None for a single task.
+
+    A few methods are lines; many are the rows of a heat map.
 
     Args:
         rows: a line per run and task.
@@ -113,7 +119,13 @@ def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
                 published_lines.append(name)
         title = f"{label.split(',')[0]} after each request"
         panels.append(plots.Panel(title, label, lines, dashed=published_lines))
-    return plots.curves(panels, "task", [str(t) for t in tasks])
+    columns = [str(t) for t in tasks]
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    if len(names) <= MOST_LINES:
+        return plots.curves(panels, "task", columns)
+    gap = [float("nan")] * len(tasks)
+    cells = {panel.title: {name: panel.lines.get(name, gap) for name in names} for panel in panels}
+    return plots.tables(cells, columns, "task")
 
 
 def write(folder: Path) -> Path:
@@ -151,8 +163,8 @@ def write(folder: Path) -> Path:
         if (figure := progress(found.rows, scenario, found.table)) is not None:
             page.figure(
                 figure,
-                "Margin-free, mean over seeds; dashed: the published figures, with margin.",
-                f"Lines of H and Acc_o over the requests of {scenario}, by method",
+                "Margin-free, mean over seeds; the published figures (dashed) carry the margin.",
+                f"H and Acc_o over the requests of {scenario}, by method",
             )
     _add_runs(page, found)
     page.write(folder / "report.html")
