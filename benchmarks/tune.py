@@ -3,10 +3,12 @@
     python benchmarks/tune.py l2 --grid lr=1e-4,3e-4,1e-3 --grid weight=0.01,0.1,1 \
         --data mini-faces-tuning --weights tuning.safetensors --tasks 2 --set epochs=5
 
-Each ``--grid`` is searched in turn with the best values of those before it; the best has the highest H,
-mean over the requests. Accuracies are those of the validation split: the data's test split is not loaded
-into the problem at all. A line per run is printed, and appended to ``--out`` as JSON. What is found becomes
-a default of the method's configuration by hand.
+    python benchmarks/tune.py gslora++ --grid beta=[0.03],[0.1] --data mini-scenes --classes 3 --seed 100
+
+Each ``--grid`` is searched in turn with the best values of those before it; the best has the highest H
+(of AP50 in detection), mean over the requests. Figures are those of the validation split: the data's test
+split is not loaded into the problem at all. A line per run is printed, and appended to ``--out`` as JSON.
+What is found becomes a default of the method's configuration by hand.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import argparse
 import copy
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,37 +32,48 @@ from torch import nn
 from minigslora import methods
 from minigslora.__main__ import parse_pairs
 from minigslora.datasets import registry
+from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet
 from minigslora.datasets.splits import Setting, plan
 from minigslora.errors import ConfigError, MiniGSLoRAError, TrainingDiverged
 from minigslora.forgetting import forget_sequence
 from minigslora.models import checkpoint
-from minigslora.problems.classification import Classification
+from minigslora.problems.detection import CHOICES, Detection
+from minigslora.reproduction import benchmark
 
 METRICS = ("h", "acc_r", "acc_f", "acc_o")
+OF_BOXES = ("h50", "ap50_r_before", "ap50_r", "ap50_f", "ap50_o")
 
 
 def measured(
     model: nn.Module,
     card: checkpoint.Card,
-    data: DataSet,
+    data: DataSet | DetectionData,
     asked: Setting,
-    name: str,
+    options: argparse.Namespace,
     settings: dict[str, Any],
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Serve the requests with one configuration; return metrics on the validation split, and seconds.
 
-    Each metric is the mean over the requests; where training diverged, H is 0 and there is no other.
+    Each metric is the mean over the requests, and in detection the list of them, too; where training
+    diverged, H is 0 and there is no other.
     """
-    method = methods.create(name, setting=asked.kind, **settings)
-    problem = Classification(copy.deepcopy(model), data, card.mean, card.std)
+    method = methods.create(options.method, setting=asked.kind, **settings)
+    problem = benchmark.problem_of(copy.deepcopy(model), card, data)
+    boxes = isinstance(problem, Detection)
+    if isinstance(problem, Detection):
+        problem.choices = replace(CHOICES["corrected"], **parse_pairs(options.choices))
     began = time.perf_counter()
     try:
-        reports = forget_sequence(problem, method, plan(data, asked, 0), 0)
+        reports = forget_sequence(problem, method, plan(data, asked, options.seed), options.seed)
     except TrainingDiverged:
-        return {"h": 0.0, "seconds": round(time.perf_counter() - began, 1)}
-    values = {k: [r.metrics[k] for r in reports if k in r.metrics] for k in METRICS}
-    means = {k: round(sum(v) / len(v), 2) for k, v in values.items() if v}
+        return {"h50" if boxes else "h": 0.0, "seconds": round(time.perf_counter() - began, 1)}
+    names = OF_BOXES if boxes else METRICS
+    values = {k: [r.metrics[k] for r in reports if k in r.metrics] for k in names}
+    means: dict[str, Any] = {k: round(sum(v) / len(v), 2) for k, v in values.items() if v}
+    if boxes:
+        means["each"] = {k: [round(x, 1) for x in v] for k, v in values.items()}
+        means["terms"] = {k: round(v, 4) for k, v in reports[-1].terms.items()}
     return {**means, "seconds": round(time.perf_counter() - began, 1)}
 
 
@@ -70,16 +84,27 @@ def grids(texts: list[str]) -> dict[str, list[Any]]:
         key, equals, values = text.partition("=")
         if not equals or not values:
             raise ConfigError(f"{text!r} is no grid; expected KEY=VALUE,VALUE, as in lr=1e-4,1e-3")
-        found[key] = [parse_pairs([f"{key}={value}"])[key] for value in values.split(",")]
+        found[key] = [parse_pairs([f"{key}={value}"])[key] for value in re.split(r",(?![^[]*\])", values)]
     return found
+
+
+def load(name: str) -> DataSet | DetectionData:
+    """Return a data set of images or of scenes."""
+    return registry.load_detection(name) if name in registry.detection_names() else registry.load(name)
 
 
 def search(options: argparse.Namespace) -> Mapping[str, Any]:
     """Search the grids; return the best settings."""
-    data = registry.load(options.data)
-    data = DataSet(data.name, data.train, data.val, data.val)
-    model, card = checkpoint.load(options.weights)
-    asked = Setting(requests=(20,) * options.tasks, shots=options.shots, ratio=options.ratio)
+    data = load(options.data)
+    boxes = isinstance(data, DetectionData)
+    data = replace(data, test=data.val)  # type: ignore[arg-type]
+    model, card = benchmark.load_model(options.data, options.weights)
+    asked = Setting(
+        requests=(options.classes,) * options.tasks,
+        shots=options.shots or (32 if boxes else 0),
+        ratio=options.ratio,
+        preset="coco/sequence" if boxes else "",
+    )
     best: dict[str, Any] = parse_pairs(options.set)
     known: dict[str, dict[str, float]] = {}
     for key, values in grids(options.grid).items():
@@ -89,10 +114,10 @@ def search(options: argparse.Namespace) -> Mapping[str, Any]:
             settings = {**tried, key: value}
             place = resolved(options.method, asked, settings)
             if place not in known:
-                known[place] = measured(model, card, data, asked, options.method, settings)
+                known[place] = measured(model, card, data, asked, options, settings)
                 record(options, settings, known[place])
-            if known[place]["h"] > highest:
-                highest, best[key] = known[place]["h"], value
+            if (h := known[place]["h50" if boxes else "h"]) > highest:
+                highest, best[key] = h, value
     return best
 
 
@@ -104,7 +129,8 @@ def resolved(name: str, asked: Setting, settings: dict[str, Any]) -> str:
 
 def record(options: argparse.Namespace, settings: dict[str, Any], found: dict[str, float]) -> None:
     """Print one run, and append it to the file of all runs."""
-    line = json.dumps({"method": options.method, "tasks": options.tasks, "settings": settings, **found})
+    asked = {"method": options.method, "tasks": options.tasks, "choices": options.choices}
+    line = json.dumps({**asked, "settings": settings, **found})
     print(line, flush=True)
     if options.out:
         with options.out.open("a", encoding="utf-8") as file:
@@ -118,8 +144,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--grid", action="append", required=True, help="KEY=VALUE,VALUE; searched in order")
     made.add_argument("--set", action="append", default=[], help="KEY=VALUE for all runs; repeatable")
     made.add_argument("--data", default="mini-faces-tuning", help="a data set's name or folder")
-    made.add_argument("--weights", type=Path, required=True, help="its pre-trained model, safetensors")
-    made.add_argument("--tasks", type=int, default=1, help="requests of 20 classes")
+    made.add_argument("--weights", default="", help="its pre-trained model, if not the shipped one")
+    made.add_argument("--tasks", type=int, default=1, help="requests")
+    made.add_argument("--classes", type=int, default=20, help="classes of a request")
+    made.add_argument("--seed", type=int, default=0, help="of the classes, the images and the training")
+    made.add_argument("--choices", action="append", default=[], help="KEY=VALUE of detection's Choices")
     made.add_argument("--ratio", type=float, default=0.1, help="share of the training images at hand")
     made.add_argument("--shots", type=int, default=0, help="images of each class instead, if not 0")
     made.add_argument("--out", type=Path, help="file of lines that runs are appended to")

@@ -210,6 +210,8 @@ class Training:
 
     Attributes:
         epochs: passes over the retained images.
+        updates: least number of updates of a request, so that few images do not mean little training:
+            an epoch then goes through them several times.
         batch_retain, batch_forget: images of each role in a step.
         lr: peak learning rate.
         lr_min: the rate at the last epoch of the cosine.
@@ -225,6 +227,7 @@ class Training:
     """
 
     epochs: int = 100
+    updates: int = 0
     batch_retain: int = 48
     batch_forget: int = 48
     lr: float = 1e-2

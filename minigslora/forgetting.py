@@ -56,6 +56,7 @@ def learning_rate(epoch: int, training: Training) -> float:
 
 LEAST: Mapping[str, int] = {
     "epochs": 0,
+    "updates": 0,
     "batch_retain": 1,
     "batch_forget": 1,
     "lr": 0,
@@ -86,8 +87,9 @@ def check_defined(problem: Problem, method: Method) -> None:
 class EpochOrder:
     """Which images each step of each epoch takes, by role.
 
-    An epoch is one pass over the retained images; every role's images are gone through in a fresh
-    random order again and again, so that all steps have the same size.
+    An epoch is one pass over the retained images, or more where the least number of updates asks for it;
+    every role's images are gone through in a fresh random order again and again, so that all steps have
+    the same size.
     """
 
     def __init__(self, task: Task, training: Training, streams: Streams, device: torch.device) -> None:
@@ -105,7 +107,8 @@ class EpochOrder:
         }
         self.sizes = {role: min(asked[role], len(pool)) for role, pool in self.pools.items()}
         leading: Role = "retain" if len(retain) else "forget"
-        self.steps = math.ceil(len(self.pools[leading]) / self.sizes[leading])
+        once = math.ceil(len(self.pools[leading]) / self.sizes[leading])
+        self.steps = max(once, math.ceil(training.updates / max(1, training.epochs)))
         self.device = device
 
     def epoch(self) -> dict[Role, Tensor]:

@@ -208,7 +208,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "mini-scenes": {"cpu": Recipe(MINI_SCENES, DETECTION)},
     "voc": {
         # The shipped detector knows what an object is; a few thousand photographs teach it which.
-        "cpu": Recipe(MINI_SCENES, replace(DETECTION, epochs=12), start="mini-scenes")
+        "cpu": Recipe(MINI_SCENES, replace(DETECTION, epochs=20), start="mini-scenes")
     },
 }
 """Recipes by data set and kind of device: a CPU takes real faces at a reduced resolution."""

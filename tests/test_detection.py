@@ -20,6 +20,7 @@ from minigslora.datasets.splits import Setting, class_order, plan, plan_requests
 from minigslora.errors import ConfigError, DataError, ModelError
 from minigslora.files import load_tensors, save_tensors
 from minigslora.forgetting import forget_sequence, train_task
+from minigslora.methods.gslora import DETECTION
 from minigslora.metrics import (
     Boxes,
     average_precisions,
@@ -40,11 +41,11 @@ from minigslora.models.detection import (
 )
 from minigslora.pretraining import Pretraining, Recipe, make_checkpoint, pretrain, recipe_for
 from minigslora.problems.detection import CHOICES, Detection, augment
-from minigslora.reproduction import benchmark
+from minigslora.reproduction import benchmark, published
 from minigslora.streams import Streams
 
 EVERYTHING = tuple(range(15))
-QUICK = {"epochs": 1, "batch_retain": 4, "batch_forget": 4, "rank": 2}
+QUICK = {"epochs": 1, "updates": 0, "batch_retain": 4, "batch_forget": 4, "rank": 2}
 
 
 def task_of(problem, forget=(0, 1, 2), images=8):
@@ -338,13 +339,31 @@ def test_what_an_image_is_asked_for(recipe):
         assert torch.equal(target["class_labels"], labels[mine])
         queries, objects = own.pairs[place]
         assert sorted(objects.tolist()) == list(range(len(target["class_labels"])))
-        others = int((~mine).sum()) if recipe == "corrected" else 0
+        others = int((~mine).sum()) if recipe == "corrected" and place >= 3 else 0
         assert int(own.ignored[place].sum()) == others
         assert not own.ignored[place][queries].any()
 
 
+def test_what_was_forgotten_is_background_in_retained_images():
+    """A retained image is trained as one whose forgotten objects were never annotated."""
+    problem = tiny.detection()
+    task = replace(task_of(problem), old=(3,), retain=tuple(range(4, 15)))
+    problem.begin(task)
+    batch = problem.batch({"retain": torch.arange(6)})
+    kept = [t["class_labels"] > 3 for t in batch.targets]
+    assert not all(mine.all() for mine in kept)
+    bare = [{k: v[mine] for k, v in t.items()} for t, mine in zip(batch.targets, kept, strict=True)]
+    outputs = problem.forward(batch)
+    losses = problem.losses(outputs, batch)
+    alone = problem.losses(replace(outputs, own=None), replace(batch, targets=bare))
+    assert torch.equal(losses.total, alone.total)
+    problem.choices = replace(problem.choices, gone="ignore")
+    assert not torch.equal(problem.losses(replace(outputs, own=None), batch).bounded, losses.bounded)
+
+
 def test_other_objects_are_neither_target_nor_background():
     problem = tiny.detection()
+    problem.choices = replace(problem.choices, gone="ignore")
     task = task_of(problem)
     problem.begin(task)
     batch = batch_of(problem, task)
@@ -580,6 +599,14 @@ def test_the_released_setting():
     assert (method.config.bound, method.config.push_bound, method.config.prototypes) == (15, 18, "rows")
     assert (method.training.lr, method.training.schedule, method.training.clip) == (3e-4, "constant", 0.1)
     assert methods.create("gslora", "released", "coco/sequence").training.epochs == 30
+
+
+@pytest.mark.parametrize("name", ["gslora", "gslora++", "gslora-distill"])
+def test_the_corrected_recipe_has_constants_of_its_own_for_a_detector(name):
+    made = methods.create(name, setting=published.table("coco").scenario("sequence").setting.kind)
+    assert {key: getattr(made.config, key, value) for key, value in DETECTION.items()} == DETECTION
+    assert made.training.batch_retain == 16
+    assert made.training.updates > 0
 
 
 DEFINED = ("gslora", "gslora++", "gslora-distill", "lora", "finetune", "gradient-ascent", "scrub", "retrain")

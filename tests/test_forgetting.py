@@ -103,6 +103,15 @@ def test_all_steps_have_the_same_size():
     assert without.steps == 2
 
 
+def test_few_images_are_gone_through_again_where_more_updates_are_asked_for():
+    made = order(retain=5, forget=2, batch_retain=4, batch_forget=2, epochs=2, updates=7)
+    assert made.steps == 4
+    rows = made.epoch()
+    counts = [rows["retain"].flatten().tolist().count(i) for i in range(5)]
+    assert set(counts) == {3, 4}
+    assert order(retain=40, batch_retain=4, epochs=2, updates=7).steps == 10  # more than enough
+
+
 def test_a_task_without_images_is_refused():
     with pytest.raises(DataError, match=r"t has no image to train on; give retained or forgotten ones"):
         order(retain=0, forget=0)

@@ -6,8 +6,10 @@ What an image is asked for depends on its role, since it may hold objects of bot
 * a *retained* image is trained on its objects of retained classes,
 * a *forgotten* image is bounded on its objects of the classes that are being forgotten.
 
-Objects of other classes in either are neither target nor background: the queries matched to them are left
-out of the loss (corrected recipe), or their annotations are dropped, so that they are background (released).
+In a retained image, objects of the classes forgotten so far are background, as if nobody had annotated them:
+that is what a model is trained on that never knew these classes, and it holds down what earlier requests
+forgot. In a forgotten image, objects of other classes are neither target nor background: the queries matched
+to them are left out of the loss (corrected recipe), or they are background, too (released).
 
 For one matched query with the logit z of the true class,
 
@@ -48,14 +50,17 @@ class Choices:
     """What becomes of objects in an image; the defaults are the corrected recipe.
 
     Attributes:
-        others: objects of classes that the image's role is not about: "ignore" leaves the queries
-            matched to them out, "background" drops their annotations.
+        gone: objects of classes forgotten so far, in retained images: "background" drops their
+            annotations, as a model that never knew the classes would have been trained; "ignore" leaves
+            the queries matched to them out of the loss.
+        others: objects of other classes than the request's, in forgotten images, likewise.
         bounded: what forgetting maximises: the focal loss (9.2) of the "matched" queries' true
             classes, or twice the whole focal loss over "all" queries, as the released code does.
         boxes_of_forgotten: whether the box losses of forgotten objects are still minimised. The
             corrected recipe teaches nothing about a forgotten object, not even its place.
     """
 
+    gone: Literal["ignore", "background"] = "background"
     others: Literal["ignore", "background"] = "ignore"
     bounded: Literal["matched", "all"] = "matched"
     boxes_of_forgotten: bool = False
@@ -234,17 +239,23 @@ class Detection(Problem):
         wanted = [self.asked[r][t["class_labels"]] for r, t in zip(roles, batch.targets, strict=True)]
         own = [{k: v[w] for k, v in t.items()} for t, w in zip(batch.targets, wanted, strict=True)]
         ignored = torch.zeros(outputs.logits.shape[:2], dtype=torch.bool, device=outputs.logits.device)
-        matched = own if self.choices.others == "background" else batch.targets
-        found = self.criterion.matcher({"logits": outputs.logits, "pred_boxes": outputs.boxes}, matched)
+        dropped = [self._rest(role) == "background" for role in roles]
+        seen = [o if drop else t for o, t, drop in zip(own, batch.targets, dropped, strict=True)]
+        found = self.criterion.matcher({"logits": outputs.logits, "pred_boxes": outputs.boxes}, seen)
         found = [(q.to(ignored.device), o.to(ignored.device)) for q, o in found]
-        if self.choices.others == "background":
-            return Matches(own, found, ignored)
         pairs = []
         for image, ((queries, objects), mine) in enumerate(zip(found, wanted, strict=True)):
+            if dropped[image]:
+                pairs.append((queries, objects))
+                continue
             ours, place = mine[objects], mine.cumsum(0) - 1  # an object's position among the role's own
             ignored[image, queries[~ours]] = True
             pairs.append((queries[ours], place[objects[ours]]))
         return Matches(own, pairs, ignored)
+
+    def _rest(self, role: Role) -> Literal["ignore", "background"]:
+        """Return what the objects are that an image's role is not about."""
+        return self.choices.others if role == "forget" else self.choices.gone
 
     def losses(self, outputs: Outputs, batch: Batch, margin: bool = True, handicap: float = 0.0) -> Losses:
         """Return per-image losses: focal as the bounded part, weighted box losses as the plain one.
