@@ -132,6 +132,13 @@ class Classification(Problem):
         """The most that the head's training margin adds to a cross-entropy, in nats."""
         return self.head.scale * self.head.margin if isinstance(self.head, CosineHead) else 0.0
 
+    @property
+    def whole_head(self) -> tuple[nn.Module, tuple[int, ...]]:
+        """The head that the task's was cut from (8.1), and its row of each class; its own where none was."""
+        if self.outside is None:
+            return self.head, tuple(range(self.num_classes))
+        return self.outside.head.around(self.model).requires_grad_(False), self.outside.head.rows
+
     def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:
         """Return the indices of all training images of some classes."""
         wanted = torch.tensor(list(classes), device=self.device)
