@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -61,24 +61,6 @@ class Outside:
         rows = torch.tensor([places[name] for name in images.classes])
         labels = rows.to(images.labels.device)[images.labels]
         return cls(ImageSet(images.images, labels, head.classes), head)
-
-    def joined(self, data: DataSet) -> DataSet:
-        """Return the task's data labelled by rows of the whole head, with these images in its test split.
-
-        A task on it sees the whole head: the classes outside are then retained ones without a single
-        training image, and their accuracy is Acc_m.
-        """
-        rows = torch.tensor(self.head.rows)
-        splits = {
-            split: replace(own, labels=rows[own.labels.cpu()], classes=self.head.classes)
-            for split in ("train", "val", "test")
-            for own in (getattr(data, split),)
-        }
-        every = torch.arange(len(data.test)), torch.arange(len(self.images))
-        both = [own.images[at].cpu() for own, at in zip((data.test, self.images), every, strict=True)]
-        labels = torch.cat([splits["test"].labels, self.images.labels.cpu()])
-        splits["test"] = ImageSet(torch.cat(both), labels, self.head.classes)
-        return replace(data, name=f"{data.name}, whole head", **splits)
 
 
 class Classification(Problem):
