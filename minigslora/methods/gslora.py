@@ -70,7 +70,7 @@ class GSLoRAConfig(BoundedConfig):
         alpha: α; of order 1 for the proximal step, the published values for the penalty.
         sparsity_warmup: share of the epochs before α acts (K / epochs).
         lora_decay: weight decay of the adapters.
-        hold: weight of (8.4), which holds the whole head's logits on every image.
+        hold: weight of (8.3), which holds the whole head's logits on every image.
         hold_temperature: its T, in units of the logits' spread where ``relative``.
         foreign: images of nothing in particular that are held, too, as a share of those in a step.
     """

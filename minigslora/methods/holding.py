@@ -2,7 +2,7 @@
 
 A task may have some rows of a larger head only (8.1), and images of its own classes only. The term
 
-    M(x) = KL(softmax(z̃(x) / T) ‖ softmax(z(x) / T))                         (8.4)
+    M(x) = KL(softmax(z̃(x) / T) ‖ softmax(z(x) / T))                         (8.3)
 
 is (6.4) over *all* rows of the head, on retained images, on those to forget and on foreign ones. z̃ are
 the logits of the model as the request found it, with the classes forgotten so far left out: the
@@ -27,7 +27,7 @@ from minigslora.streams import Streams
 
 
 class Hold:
-    """The term (8.4) of one task.
+    """The term (8.3) of one task.
 
     Args:
         problem: the benchmark.
@@ -59,7 +59,7 @@ class Hold:
         return Batch(inputs, targets, {**batch.sizes, "foreign": count})
 
     def term(self, problem: Problem, outputs: Any, batch: Batch) -> Tensor:
-        """Return the mean of (8.4) over all images of a batch."""
+        """Return the mean of (8.3) over all images of a batch."""
         with torch.no_grad(), bypassed(problem.model, self.task):
             taught = without(self.said(problem, problem.forward(batch), batch), self.gone)
         now = self.said(problem, outputs, batch)
