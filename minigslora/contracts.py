@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from minigslora.streams import Streams
 
-Role = Literal["retain", "forget", "retain2"]
-"""Which part of a batch: retained images, images to forget, a second draw of retained ones."""
+Role = Literal["retain", "forget", "retain2", "foreign"]
+"""Which part of a batch: retained images, images to forget, a second draw of retained ones, images of
+nothing that has a label."""
 
 Space = Literal["logits", "embedding"]
 """Where prototypes live: the classifier's outputs, or what the classifier reads."""
@@ -140,6 +141,11 @@ class Problem(Protocol):
     def head(self) -> nn.Module:
         """The classifier: its ``weight`` has a row per class, its ``bias``, if any, a value."""
         ...
+
+    @property
+    def whole_head(self) -> tuple[nn.Module, tuple[int, ...]]:
+        """The head that the task's was cut from, and its row of each class; its own where none was."""
+        return self.head, tuple(range(self.num_classes))
 
     def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:
         """Return the indices of all training images of some classes, at hand or not."""

@@ -101,6 +101,7 @@ class LoRALinear(nn.Module):
         self.base = base
         self.adapters = nn.ModuleDict()
         self.bypass = False
+        self.silent = ""
 
     def __getattr__(self, name: str) -> Any:
         """Say why there is no ``weight``; everything else is :class:`~torch.nn.Module`'s."""
@@ -149,9 +150,9 @@ class LoRALinear(nn.Module):
             return y
         x = cast_once(x)
         y = self.base(x)
-        for adapter in self.adapters.values():
+        for name, adapter in self.adapters.items():
             assert isinstance(adapter, Adapter)
-            y = adapter.added_to(y, x)
+            y = y if name == self.silent else adapter.added_to(y, x)
         return y
 
     def folded(self) -> nn.Linear:
@@ -385,16 +386,19 @@ def revoke(model: nn.Module, name: str) -> None:
 
 
 @contextlib.contextmanager
-def bypassed(model: nn.Module) -> Iterator[None]:
-    """Within the context the model computes what it did without any adapter, bit for bit."""
+def bypassed(model: nn.Module, name: str = "") -> Iterator[None]:
+    """Within the context the model computes what it did without any adapter, bit for bit.
+
+    Where a ``name`` is given, it computes what it would without the adapters of that name only.
+    """
     layers = wrapped(model).values()
     for layer in layers:
-        layer.bypass = True
+        layer.bypass, layer.silent = not name, name
     try:
         yield
     finally:
         for layer in layers:
-            layer.bypass = False
+            layer.bypass, layer.silent = False, ""
 
 
 def fold(model: nn.Module) -> nn.Module:

@@ -143,19 +143,6 @@ def test_reports_have_the_outside_before_and_after(data):
     assert "acc_outside" not in tiny.problem().evaluate(plan(data, Setting((2,)), 0).tasks)[0]
 
 
-def test_a_task_that_sees_the_whole_head_has_the_outside_as_classes_without_images(data):
-    problem, names = sliced_problem(data), tiny.faces().classes
-    named = replace(data, **{k: replace(getattr(data, k), classes=TASK) for k in ("train", "val", "test")})
-    joined = problem.outside.joined(named)
-    assert (joined.classes, len(names)) == (ALL, 6)
-    for split in ("train", "val"):
-        own, before = getattr(joined, split), getattr(data, split)
-        assert [ALL[k] for k in own.labels] == [TASK[k] for k in before.labels]
-        assert torch.equal(own.images, before.images)
-    assert [ALL[k] for k in joined.test.labels[len(data.test) :]] == ["b"] * 3 + ["e"] * 3
-    assert torch.equal(joined.test.images[len(data.test) :], beyond().images)
-
-
 @pytest.mark.parametrize("name", ["a", "z"])
 def test_outside_pictures_of_the_tasks_or_of_unknown_classes_are_refused(name):
     full = slice_head(whole_model(), ALL, TASK)

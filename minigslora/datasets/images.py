@@ -167,3 +167,30 @@ def augment(images: Tensor, generator: torch.Generator, mirrored: bool = True) -
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     x = mean + (x - mean) * contrast[:, None, None, None] + brightness[:, None, None, None] * mean
     return x.clamp(0, 1)
+
+
+def medley(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Return ``count`` images of nothing in particular, (count, 3, H, W), made of others.
+
+    Half of them are put together from two images along a straight cut, the others are one image turned
+    by quarters and perhaps mirrored: edges, colours and noise as in the data, in shapes that it lacks.
+
+    Args:
+        images: square images (B, 3, H, W) of any type.
+        count: how many are made.
+        generator: of all draws; on the images' device.
+    """
+    first, second = (
+        images[torch.randint(len(images), (count,), generator=generator, device=images.device)]
+        for _ in range(2)
+    )
+    u = torch.rand(4, count, generator=generator, device=images.device)[:, :, None, None, None]
+    place = torch.arange(images.shape[-1], device=images.device) + 0.5
+    across = torch.where(u[0] < 0.5, place, place[:, None])
+    cut = torch.where(across < (0.25 + 0.5 * u[1]) * images.shape[-1], first, second)
+    turned = first
+    for quarters in (1, 2):  # a half turn and a quarter turn, each or not
+        turned = torch.where(u[quarters + 1] < 0.5, turned, turned.rot90(quarters, (2, 3)))
+    turned = torch.where(u[0] < 0.5, turned, turned.flip(3))
+    half = torch.arange(count, device=images.device)[:, None, None, None] % 2 == 0
+    return torch.where(half, cut, turned)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -62,24 +62,6 @@ class Outside:
         labels = rows.to(images.labels.device)[images.labels]
         return cls(ImageSet(images.images, labels, head.classes), head)
 
-    def joined(self, data: DataSet) -> DataSet:
-        """Return the task's data labelled by rows of the whole head, with these images in its test split.
-
-        A task on it sees the whole head: the classes outside are then retained ones without a single
-        training image, and their accuracy is Acc_m.
-        """
-        rows = torch.tensor(self.head.rows)
-        splits = {
-            split: replace(own, labels=rows[own.labels.cpu()], classes=self.head.classes)
-            for split in ("train", "val", "test")
-            for own in (getattr(data, split),)
-        }
-        every = torch.arange(len(data.test)), torch.arange(len(self.images))
-        both = [own.images[at].cpu() for own, at in zip((data.test, self.images), every, strict=True)]
-        labels = torch.cat([splits["test"].labels, self.images.labels.cpu()])
-        splits["test"] = ImageSet(torch.cat(both), labels, self.head.classes)
-        return replace(data, name=f"{data.name}, whole head", **splits)
-
 
 class Classification(Problem):
     """Any model with timm's interface (``forward_features``, ``forward_head``) on a data set.
@@ -131,6 +113,13 @@ class Classification(Problem):
     def margin(self) -> float:
         """The most that the head's training margin adds to a cross-entropy, in nats."""
         return self.head.scale * self.head.margin if isinstance(self.head, CosineHead) else 0.0
+
+    @property
+    def whole_head(self) -> tuple[nn.Module, tuple[int, ...]]:
+        """The head that the task's was cut from (8.1), and its row of each class; its own where none was."""
+        if self.outside is None:
+            return self.head, tuple(range(self.num_classes))
+        return self.outside.head.around(self.model).requires_grad_(False), self.outside.head.rows
 
     def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:
         """Return the indices of all training images of some classes."""
