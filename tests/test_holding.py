@@ -12,6 +12,7 @@ from minigslora import lora
 from minigslora.contracts import Progress
 from minigslora.datasets.images import medley
 from minigslora.datasets.splits import Setting, plan
+from minigslora.errors import ConfigError
 from minigslora.forgetting import train_task
 from minigslora.methods import create
 from minigslora.methods.holding import Hold
@@ -122,3 +123,12 @@ def test_foreign_images_are_cut_or_turned_from_others():
 @pytest.mark.parametrize("count", [0, 3])
 def test_as_many_foreign_images_as_asked_for(count):
     assert len(medley(torch.rand(2, 3, 6, 6), count, torch.Generator().manual_seed(0))) == count
+
+
+def test_a_detector_has_no_answers_to_hold():
+    problem = tiny.detection()
+    method = create("gslora++", setting="coco/sequence", hold=1.0)
+    task = plan(problem.data, Setting(requests=(1,), shots=2, preset="coco/sequence"), 0).tasks[0]
+    problem.begin(task)
+    with pytest.raises(ConfigError, match=r"hold asks for one set of logits an image.*leave hold at 0"):
+        method.begin(problem, task, Streams(0, "task1"))

@@ -147,6 +147,26 @@ class DataSet(Splits[ImageSet]):
         return int(self.train.images[torch.zeros(1, dtype=torch.long)].shape[-1])
 
 
+class Normalising:
+    """What turns images into a model's inputs of zero mean and unit deviation.
+
+    Attributes:
+        mean, std: per channel, (3, 1, 1), of images in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def normalise_by(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        """Take mean and deviation of each channel to the device that the images are on."""
+        self.mean, self.std = (torch.tensor(list(v), device=device)[:, None, None] for v in (mean, std))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Return model inputs for uint8 images, or for float images in [0, 1]."""
+        scaled = images if images.is_floating_point() else images.float() / 255
+        return (scaled - self.mean) / self.std
+
+
 def augment(images: Tensor, generator: torch.Generator, mirrored: bool = True) -> Tensor:
     """Return float images (B, 3, H, W) in [0, 1] under small random affine, flip and contrast.
 

@@ -9,7 +9,7 @@ adapters are frozen and stay separate, so that a request can be audited and revo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -318,6 +318,12 @@ Settled on mini-glyphs with task and outside exchanged, on validation pictures, 
 OWN: Mapping[str, Mapping[str, Any]] = {"coco": DETECTION, "imagenet100": SLICED}
 """Constants that differ, by the benchmark that a setting is of."""
 
+LOOPS: Mapping[str, Mapping[str, Any]] = {
+    "coco": {"epochs": 8, "updates": 180, "batch_retain": 16, "batch_forget": 4},
+    "imagenet100": {"epochs": 25},
+}
+"""Fields of the loop that differ, likewise."""
+
 
 def corrected(kind: type[Any], setting: str) -> Any:
     """Return the corrected recipe's configuration: the defaults, and the constants of its benchmark."""
@@ -327,22 +333,12 @@ def corrected(kind: type[Any], setting: str) -> Any:
 
 
 def corrected_training(setting: str) -> Training:
-    """Return the corrected recipe's loop; settings of classification differ in the number of epochs only.
+    """Return the corrected recipe's loop, with what differs in the setting's benchmark.
 
     Four images a class make short epochs, so there are more of them. Settled, with the constants of
     the configurations, on the population "mini-faces-tuning".
     """
     recipes.setting(setting)  # refuses one that does not exist
-    if setting.startswith("coco/"):
-        return Training(
-            epochs=8,
-            updates=180,
-            batch_retain=16,
-            batch_forget=4,
-            lr=2e-2,
-            weight_decay=0.0,
-            augment=True,
-            dropout=False,
-        )
-    epochs = 40 if setting.endswith("shots") else 25 if setting.startswith("imagenet100/") else 10
-    return Training(epochs=epochs, lr=2e-2, weight_decay=0.0, augment=True, dropout=False)
+    epochs = 40 if setting.endswith("shots") else 10
+    common = Training(epochs=epochs, lr=2e-2, weight_decay=0.0, augment=True, dropout=False)
+    return replace(common, **LOOPS.get(setting.partition("/")[0], {}))

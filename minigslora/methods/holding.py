@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from minigslora.contracts import Batch, Problem, Task
 from minigslora.datasets.images import medley
+from minigslora.errors import ConfigError
 from minigslora.lora import bypassed
 from minigslora.prototypes import prototype_distance, without
 from minigslora.streams import Streams
@@ -35,11 +36,18 @@ class Hold:
         temperature: T, in nats.
         foreign: foreign images in a step, as a share of those at hand in it.
         streams: of the foreign images.
+
+    Raises:
+        ConfigError: for a problem whose images have no single label.
     """
 
     def __init__(
         self, problem: Problem, task: Task, temperature: float, foreign: float, streams: Streams
     ) -> None:
+        if problem.kind != "classification":
+            raise ConfigError(
+                f"hold asks for one set of logits an image, which {problem.kind} has not; leave hold at 0"
+            )
         head, rows = problem.whole_head
         self.head: nn.Module = head
         self.task, self.temperature, self.foreign = task.name, temperature, foreign

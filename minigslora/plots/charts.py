@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
@@ -74,6 +75,17 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
     return fig
 
 
+def _labelled(ax: Axes, xlabel: str, ylabel: str) -> Figure:
+    """Name the axes of a figure's only panel, and give it its legend."""
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.legend(fontsize=9)
+    fig = ax.get_figure(root=True)
+    assert fig is not None
+    fig.tight_layout()
+    return fig
+
+
 def histograms(
     values: Mapping[str, Tensor],
     marks: Mapping[str, float],
@@ -92,7 +104,7 @@ def histograms(
         colours: a key of :data:`COLOURS` for each label, in order.
         bins: how many bins.
     """
-    fig, ax = plt.subplots(figsize=(7, 3.2))
+    _, ax = plt.subplots(figsize=(7, 3.2))
     largest = max(float(v.max()) for v in values.values())
     edges = [largest * i / bins for i in range(bins + 1)]
     for (label, samples), colour in zip(values.items(), colours, strict=False):
@@ -101,11 +113,7 @@ def histograms(
         )
     for i, (label, place) in enumerate(marks.items()):
         ax.axvline(place, color="black", linewidth=1.5, linestyle=("--", ":", "-.")[i % 3], label=label)
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
-    ax.legend(fontsize=9)
-    fig.tight_layout()
-    return fig
+    return _labelled(ax, xlabel, ylabel)
 
 
 def bars(
@@ -203,7 +211,7 @@ def overlaid(values: Mapping[str, tuple[Tensor, str]], xlabel: str, ylabel: str,
         ylabel: what is counted.
         bins: how many bins, the same for all.
     """
-    fig, ax = plt.subplots(figsize=(7, 3.2))
+    _, ax = plt.subplots(figsize=(7, 3.2))
     low = min(float(v.min()) for v, _ in values.values())
     high = max(float(v.max()) for v, _ in values.values())
     edges = [low + (high - low) * i / bins for i in range(bins + 1)]
@@ -212,11 +220,7 @@ def overlaid(values: Mapping[str, tuple[Tensor, str]], xlabel: str, ylabel: str,
         ax.hist(
             sample.cpu().numpy(), bins=edges, weights=weights, label=label, color=COLOURS[colour], alpha=0.6
         )
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
-    ax.legend(fontsize=9)
-    fig.tight_layout()
-    return fig
+    return _labelled(ax, xlabel, ylabel)
 
 
 def scattered(

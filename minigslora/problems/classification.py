@@ -16,7 +16,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from minigslora import lora
 from minigslora.contracts import Batch, Losses, Problem, Role, Space, Task
-from minigslora.datasets.images import DataSet, ImageSet, augment
+from minigslora.datasets.images import DataSet, ImageSet, Normalising, augment
 from minigslora.device import Precision, autocast, choose_attention, pick_device
 from minigslora.errors import ConfigError, ModelError
 from minigslora.metrics import class_accuracies, task_metrics
@@ -63,7 +63,7 @@ class Outside:
         return cls(ImageSet(images.images, labels, head.classes), head)
 
 
-class Classification(Problem):
+class Classification(Normalising, Problem):
     """Any model with timm's interface (``forward_features``, ``forward_head``) on a data set.
 
     Args:
@@ -89,8 +89,7 @@ class Classification(Problem):
         self.precision: Precision = precision
         self.model = model.to(self.device)
         self.data = data.to(self.device)
-        self.mean = torch.tensor(list(mean), device=self.device)[:, None, None]
-        self.std = torch.tensor(list(std), device=self.device)[:, None, None]
+        self.normalise_by(mean, std, self.device)
         self.num_classes = len(data.classes)
         self.outside = Outside(outside.images.to(self.device), outside.head) if outside else None
         choose_attention(model, self.device, precision)
@@ -128,11 +127,6 @@ class Classification(Problem):
 
     def begin(self, task: Task) -> None:
         """Nothing to prepare: each image has one label."""
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Return model inputs for uint8 images, or for float images in [0, 1]."""
-        scaled = images if images.is_floating_point() else images.float() / 255
-        return (scaled - self.mean) / self.std
 
     def batch(self, indices: Mapping[Role, Tensor], moves: torch.Generator | None = None) -> Batch:
         """Return training images by index, normalised, and augmented where a stream is given."""

@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from minigslora.contracts import Batch, Losses, Problem, Role, Space, Task
 from minigslora.datasets.detection import DetectionData, DetectionSet, Objects
+from minigslora.datasets.images import Normalising
 from minigslora.device import Precision, autocast, pick_device
 from minigslora.errors import ModelError
 from minigslora.metrics import Boxes, average_precisions, detection_metrics
@@ -105,7 +106,7 @@ class Matches:
     ignored: Tensor
 
 
-class Detection(Problem):
+class Detection(Normalising, Problem):
     """transformers' Deformable DETR on detection data.
 
     Args:
@@ -153,8 +154,7 @@ class Detection(Problem):
         self.precision: Precision = "fp32" if precision == "auto" else precision
         self.model: nn.Module = model.to(self.device)  # type: ignore[arg-type]
         self.data = data.to(self.device)
-        self.mean = torch.tensor(list(mean), device=self.device)[:, None, None]
-        self.std = torch.tensor(list(std), device=self.device)[:, None, None]
+        self.normalise_by(mean, std, self.device)
         self.num_classes = len(data.classes)
         self.choices = choices
         matcher = detr.DeformableDetrHungarianMatcher(config.class_cost, config.bbox_cost, config.giou_cost)
@@ -195,11 +195,6 @@ class Detection(Problem):
         kept[list(task.retain)] = True
         gone[list(task.forget)] = True
         self.asked = {"retain": kept, "retain2": kept, "forget": gone}
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """Return model inputs for uint8 images, or for float images in [0, 1]."""
-        scaled = images if images.is_floating_point() else images.float() / 255
-        return (scaled - self.mean) / self.std
 
     def batch(self, indices: Mapping[Role, Tensor], moves: torch.Generator | None = None) -> Batch:
         """Return training images by index, normalised; flipped and relit where a stream is given."""
