@@ -41,7 +41,7 @@ from minigslora.models import checkpoint
 from minigslora.problems.detection import CHOICES, Detection
 from minigslora.reproduction import benchmark
 
-METRICS = ("h", "acc_r", "acc_f", "acc_o")
+METRICS = ("h", "acc_r", "acc_f", "acc_o", "acc_m")
 OF_BOXES = ("h50", "ap50_r_before", "ap50_r", "ap50_f", "ap50_o")
 
 
@@ -103,6 +103,7 @@ def search(options: argparse.Namespace) -> Mapping[str, Any]:
         requests=(options.classes,) * options.tasks,
         shots=options.shots or (32 if boxes else 0),
         ratio=options.ratio,
+        missing=options.missing,
         preset="coco/sequence" if boxes else "",
     )
     best: dict[str, Any] = parse_pairs(options.set)
@@ -150,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--seed", type=int, default=0, help="of the classes, the images and the training")
     made.add_argument("--choices", action="append", default=[], help="KEY=VALUE of detection's Choices")
     made.add_argument("--ratio", type=float, default=0.1, help="share of the training images at hand")
+    made.add_argument("--missing", type=int, default=0, help="retained classes without any image")
     made.add_argument("--shots", type=int, default=0, help="images of each class instead, if not 0")
     made.add_argument("--out", type=Path, help="file of lines that runs are appended to")
     return made

@@ -94,10 +94,13 @@ def test_the_steps_loss_has_the_term_with_its_weight(data):
     torch.testing.assert_close(terms["loss"], expected)
 
 
-def test_only_the_setting_of_sliced_models_holds():
+def test_only_sliced_models_and_missing_classes_are_held():
     assert create("gslora++", "corrected", "imagenet100/ratio").config.hold > 0
+    assert create("gslora", "corrected", "missing").config.hold > 0
+    assert create("gslora-distill", "corrected", "missing").config.hold == 0  # its own term is the same
     for recipe, setting in (
         ("released", "imagenet100/ratio"),
+        ("released", "missing"),
         ("corrected", "ratio"),
         ("corrected", "shots"),
     ):

@@ -14,7 +14,7 @@ their tables.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -57,8 +57,12 @@ class GSLoRADistill(GSLoRA):
 
     @classmethod
     def presets(cls, recipe: str, setting: str) -> tuple[GSLoRADistillConfig, Training]:
-        """Return the one configuration there is; the released code has no such method."""
-        return corrected(cls.Config, setting), corrected_training(setting)
+        """Return the one configuration there is; the released code has no such method.
+
+        Where classes are missing GS-LoRA holds the whole head (8.3), which on a whole head is (6.4).
+        """
+        config = corrected(cls.Config, setting)
+        return (replace(config, hold=0.0) if setting == "missing" else config), corrected_training(setting)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Mark the classes forgotten so far, then attach fresh adapters."""
