@@ -304,11 +304,11 @@ with that of seed 100.
 
 
 SLICED: Mapping[str, Any] = {
-    "beta": (4.0,),
+    "beta": (6.0,),
     "bound": 0.5,
     "pull": 1.0,
-    "hold": 100.0,
-    "foreign": 0.5,
+    "hold": 150.0,
+    "foreign": 1.0,
 }
 """The corrected constants where they are others for a task on some classes of a larger model.
 
@@ -326,7 +326,7 @@ OWN: Mapping[str, Mapping[str, Any]] = {"coco": DETECTION, "imagenet100": SLICED
 
 LOOPS: Mapping[str, Mapping[str, Any]] = {
     "coco": {"epochs": 8, "updates": 180, "batch_retain": 16, "batch_forget": 4},
-    "imagenet100": {"epochs": 25},
+    "imagenet100": {"epochs": 25, "updates": 500},
 }
 """Fields of the loop that differ, likewise."""
 
