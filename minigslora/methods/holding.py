@@ -1,6 +1,7 @@
-"""Holding a model to what it said, over the whole head: what keeps classes outside a task in place.
+"""Holding a model to what it said, over the whole head: what keeps classes in place that no image shows.
 
-A task may have some rows of a larger head only (8.1), and images of its own classes only. The term
+A task may have some rows of a larger head only (8.1), and images of its own classes only; or no image
+of some retained classes. The term
 
     M(x) = KL(softmax(z̃(x) / T) ‖ softmax(z(x) / T))                         (8.3)
 
