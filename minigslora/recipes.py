@@ -1,7 +1,8 @@
-"""The released code's settings, as data: one YAML file a benchmark below ``data/recipes``.
+"""Both recipes' settings, as data: one YAML file a recipe and benchmark below ``data/recipes``.
 
-A setting says what its published rows were made with and names its source. Methods take from it what
-they have (:func:`pick`); the corrected recipe's constants are the defaults of their configurations.
+A setting of the released code says what its published rows were made with and names its source. Methods
+take from it what they have (:func:`pick`). The corrected recipe's constants are the defaults of the methods'
+configurations, but for those that a setting has of its own (:func:`corrected`).
 """
 
 from __future__ import annotations
@@ -9,14 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import yaml
 
 from minigslora.config import from_mapping
 from minigslora.errors import ConfigError
 from minigslora.files import shipped_root
+
+T = TypeVar("T", "Released", "Corrected")
+
+
+def nothing() -> Mapping[str, Any]:
+    """Return a mapping without entries."""
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -46,19 +55,37 @@ class Released:
     push_bound: float
     batch: int
     pull: float = 0.0
-    loop: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    choices: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    loop: Mapping[str, Any] = field(default_factory=nothing)
+    choices: Mapping[str, Any] = field(default_factory=nothing)
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """One setting of the corrected recipe, where it is not the default.
+
+    Attributes:
+        choices: fields of the methods' configurations; a method takes those that it has.
+        loop: fields of the training loop.
+    """
+
+    choices: Mapping[str, Any] = field(default_factory=nothing)
+    loop: Mapping[str, Any] = field(default_factory=nothing)
 
 
 @cache
+def read(recipe: Literal["released", "corrected"], benchmark: str, kind: type[T]) -> Mapping[str, T]:
+    """Return the settings of a recipe and a benchmark by name."""
+    text = (folder(recipe) / f"{benchmark}.yaml").read_text(encoding="utf-8")
+    return {name: from_mapping(kind, values) for name, values in yaml.safe_load(text).items()}
+
+
 def table(benchmark: str = "face") -> Mapping[str, Released]:
-    """Return the settings of a benchmark by name."""
-    text = (shipped_root() / "recipes" / f"{benchmark}.yaml").read_text(encoding="utf-8")
-    return {name: from_mapping(Released, values) for name, values in yaml.safe_load(text).items()}
+    """Return the released code's settings of a benchmark by name."""
+    return read("released", benchmark, Released)
 
 
 def setting(name: str) -> Released:
-    """Return the setting called ``name``: of faces, or of another benchmark as "imagenet100/ratio".
+    """Return a setting of the released code: of faces, or of another benchmark as "imagenet100/ratio".
 
     Raises:
         ConfigError: where there is none.
@@ -73,9 +100,26 @@ def setting(name: str) -> Released:
     return known[key]
 
 
+def corrected(name: str) -> Corrected:
+    """Return what the corrected recipe has of its own in the setting called ``name``.
+
+    Raises:
+        ConfigError: where there is no such setting.
+    """
+    setting(name)  # refuses one that does not exist
+    benchmark, _, key = name.rpartition("/")
+    known: Mapping[str, Corrected] = read("corrected", benchmark or "face", Corrected)
+    return known.get(key, Corrected())
+
+
 def benchmarks() -> list[str]:
     """Return the benchmarks that have settings."""
-    return sorted(path.stem for path in (shipped_root() / "recipes").glob("*.yaml"))
+    return sorted(path.stem for path in folder("released").glob("*.yaml"))
+
+
+def folder(recipe: str) -> Path:
+    """Return where the settings of a recipe are."""
+    return shipped_root() / "recipes" / recipe
 
 
 def pick(kind: type[Any], values: Released) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from minigslora import erasure, lora, methods
+from minigslora import erasure, lora, methods, recipes
 from minigslora.contracts import Progress, Task
 from minigslora.datasets import detection, mini_scenes, registry
 from minigslora.datasets.detection import Objects, from_coco, load_coco, load_voc, objects_of
@@ -20,7 +20,6 @@ from minigslora.datasets.splits import Setting, class_order, plan, plan_requests
 from minigslora.errors import ConfigError, DataError, ModelError
 from minigslora.files import load_tensors, save_tensors
 from minigslora.forgetting import forget_sequence, train_task
-from minigslora.methods.gslora import DETECTION
 from minigslora.metrics import (
     Boxes,
     average_precisions,
@@ -604,8 +603,11 @@ def test_the_released_setting():
 @pytest.mark.parametrize("name", ["gslora", "gslora++", "gslora-distill"])
 def test_the_corrected_recipe_has_constants_of_its_own_for_a_detector(name):
     made = methods.create(name, setting=published.table("coco").scenario("sequence").setting.kind)
-    assert {key: getattr(made.config, key, value) for key, value in DETECTION.items()} == DETECTION
-    assert made.training.batch_retain == 16
+    own = recipes.corrected("coco/sequence")
+    for key, value in own.choices.items():
+        if hasattr(made.config, key):
+            assert getattr(made.config, key) == (tuple(value) if isinstance(value, list) else value)
+    assert {key: getattr(made.training, key) for key in own.loop} == own.loop
     assert made.training.updates > 0
 
 

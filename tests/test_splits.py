@@ -1,6 +1,6 @@
 """Plans: who is forgotten when, and from which images."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import tiny
@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigslora import recipes
+from minigslora import methods, recipes
+from minigslora.contracts import Training
 from minigslora.datasets.images import ImageSet
 from minigslora.datasets.splits import Plan, Setting, class_order, describe, plan, plan_requests
 from minigslora.errors import ConfigError, DataError
@@ -110,6 +111,18 @@ def test_presets_of_another_benchmark_go_by_its_name():
         ConfigError, match="unknown setting 'imagenet100/few'; expected one of imagenet100/ratio"
     ):
         recipes.setting("imagenet100/few")
+
+
+def test_what_the_corrected_recipe_has_of_its_own_are_fields_of_a_method_or_the_loop():
+    for benchmark in recipes.benchmarks():
+        prefix = "" if benchmark == "face" else f"{benchmark}/"
+        for name in recipes.read("corrected", benchmark, recipes.Corrected):
+            own = recipes.corrected(prefix + name)
+            assert set(own.choices) <= {f.name for f in fields(methods.table()["gslora++"].Config)}
+            assert set(own.loop) <= {f.name for f in fields(Training)}
+    assert recipes.corrected("ratio") == recipes.Corrected()
+    with pytest.raises(ConfigError, match="unknown setting 'few'"):
+        recipes.corrected("few")
 
 
 def test_a_setting_says_its_preset():

@@ -37,7 +37,7 @@ def create(name: str, recipe: str = "corrected", setting: str = "ratio", **overr
     Args:
         name: a name of :func:`table`, such as "gslora" or "gslora++".
         recipe: "corrected" or "released".
-        setting: what is asked and what the data are, a name in ``data/recipes/face.yaml``: "ratio"
+        setting: what is asked and what the data are, a name in ``data/recipes/released/face.yaml``: "ratio"
             (10 %), "shots" (a few per class), "missing", or "single…" for one request; of another
             benchmark as "imagenet100/ratio" or "coco/sequence".
         overrides: fields of the method's configuration or of its

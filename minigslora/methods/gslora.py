@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minigslora import lora, recipes
+from minigslora.config import from_mapping
 from minigslora.contracts import Batch, Method, ParamGroup, Problem, Progress, Task, Terms, Training
 from minigslora.errors import ConfigError
 from minigslora.losses import bounded_forget_loss, retain_loss
@@ -289,62 +290,17 @@ def forgotten_so_far(problem: Problem, task: Task) -> Tensor:
     return gone
 
 
-DETECTION: Mapping[str, Any] = {
-    "beta": (0.03,),
-    "bound": 1.75,
-    "alpha": 0.05,
-    "push": (0.002,),
-    "pull": 0.2,
-}
-"""The corrected constants where they are others for a detector.
-
-Settled on the validation scenes of "mini-scenes", with the first request of seed 0, and β and the rate
-with that of seed 100.
-"""
-
-
-SLICED: Mapping[str, Any] = {
-    "beta": (6.0,),
-    "bound": 0.5,
-    "pull": 1.0,
-    "hold": 150.0,
-    "foreign": 1.0,
-}
-"""The corrected constants where they are others for a task on some classes of a larger model.
-
-Settled on mini-glyphs with task and outside exchanged, on validation pictures, with seed 0.
-"""
-
-MISSING: Mapping[str, Any] = {"hold": 100.0}
-"""The corrected constant that is another where retained classes have no image.
-
-Settled on "mini-faces-tuning", two requests, validation photographs, with seed 0.
-"""
-
-OWN: Mapping[str, Mapping[str, Any]] = {"coco": DETECTION, "imagenet100": SLICED, "missing": MISSING}
-"""Constants that differ, by the benchmark that a setting is of, or by the setting where it is of faces."""
-
-LOOPS: Mapping[str, Mapping[str, Any]] = {
-    "coco": {"epochs": 8, "updates": 180, "batch_retain": 16, "batch_forget": 4},
-    "imagenet100": {"epochs": 25, "updates": 500},
-}
-"""Fields of the loop that differ, likewise."""
-
-
 def corrected(kind: type[Any], setting: str) -> Any:
-    """Return the corrected recipe's configuration: the defaults, and the constants of its benchmark."""
+    """Return the corrected recipe's configuration: the defaults, and the constants of the setting."""
     named = {f.name for f in fields(kind)}
-    own = OWN.get(setting.partition("/")[0], {})
-    return kind(**{key: value for key, value in own.items() if key in named})
+    own = recipes.corrected(setting).choices
+    return from_mapping(kind, {key: value for key, value in own.items() if key in named})
 
 
 def corrected_training(setting: str) -> Training:
-    """Return the corrected recipe's loop, with what differs in the setting's benchmark.
+    """Return the corrected recipe's loop, with what differs in the setting.
 
-    Four images a class make short epochs, so there are more of them. Settled, with the constants of
-    the configurations, on the population "mini-faces-tuning".
+    Settled, with the constants of the configurations, on the population "mini-faces-tuning".
     """
-    recipes.setting(setting)  # refuses one that does not exist
-    epochs = 40 if setting.endswith("shots") else 10
-    common = Training(epochs=epochs, lr=2e-2, weight_decay=0.0, augment=True, dropout=False)
-    return replace(common, **LOOPS.get(setting.partition("/")[0], {}))
+    common = Training(epochs=10, lr=2e-2, weight_decay=0.0, augment=True, dropout=False)
+    return replace(common, **recipes.corrected(setting).loop)
