@@ -40,6 +40,7 @@ class Task:
         missing: retained class ids without a single image.
         retain_images: indices of retained training images, for replay.
         forget_images: indices of training images of the classes to forget.
+        foreign_images: indices of foreign images, which show no class at all.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Task:
     missing: tuple[int, ...] = ()
     retain_images: tuple[int, ...] = ()
     forget_images: tuple[int, ...] = ()
+    foreign_images: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,8 @@ def check_defined(problem: Problem, method: Method) -> None:
 class EpochOrder:
     """Which images each step of each epoch takes, by role.
 
-    An epoch is one pass over the retained images, or more where the least number of updates asks for it;
+    An epoch is one pass over the retained images (the foreign ones where there are none, those to forget
+    where there is nothing else), or more where the least number of updates asks for it;
     every role's images are gone through in a fresh random order again and again, so that all steps have
     the same size.
     """
@@ -95,7 +96,13 @@ class EpochOrder:
     def __init__(self, task: Task, training: Training, streams: Streams, device: torch.device) -> None:
         retain = torch.tensor(task.retain_images, dtype=torch.long)
         forget = torch.tensor(task.forget_images, dtype=torch.long)
-        pools: dict[Role, Tensor] = {"retain": retain, "forget": forget, "retain2": retain}
+        foreign = torch.tensor(task.foreign_images, dtype=torch.long)
+        pools: dict[Role, Tensor] = {
+            "retain": retain,
+            "forget": forget,
+            "retain2": retain,
+            "foreign": foreign,
+        }
         self.pools = {role: pool for role, pool in pools.items() if len(pool)}
         if not self.pools:
             raise DataError(f"{task.name} has no image to train on; give retained or forgotten ones")
@@ -104,9 +111,10 @@ class EpochOrder:
             "retain": training.batch_retain,
             "forget": training.batch_forget,
             "retain2": training.batch_retain,
+            "foreign": training.batch_retain,
         }
         self.sizes = {role: min(asked[role], len(pool)) for role, pool in self.pools.items()}
-        leading: Role = "retain" if len(retain) else "forget"
+        leading: Role = "retain" if len(retain) else "foreign" if len(foreign) else "forget"
         once = math.ceil(len(self.pools[leading]) / self.sizes[leading])
         self.steps = max(once, math.ceil(training.updates / max(1, training.epochs)))
         self.device = device

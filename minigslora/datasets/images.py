@@ -87,6 +87,7 @@ class Splits(Generic[S]):
 
     ``val`` is held out from training for every choice of constants; ``test`` is for reports only.
     ``mirrored`` says whether an image turned left to right still shows its class; characters do not.
+    ``foreign`` images show none of the classes; a method may use what a model says of them.
     """
 
     name: str
@@ -94,11 +95,12 @@ class Splits(Generic[S]):
     val: S
     test: S
     mirrored: bool = True
+    foreign: S | None = None
 
     def to(self, device: torch.device) -> Self:
         """Return the data set with all splits on ``device``."""
         splits: dict[str, Any] = {k: getattr(self, k).to(device) for k in ("train", "val", "test")}
-        return replace(self, **splits)
+        return replace(self, **splits, foreign=self.foreign.to(device) if self.foreign else None)
 
     @property
     def classes(self) -> tuple[str, ...]:

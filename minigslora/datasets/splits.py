@@ -35,6 +35,7 @@ class Setting:
         missing: how many retained classes have no image at all.
         order: seed of the published class order, or None for one drawn from the run's seed.
         replay: whether there are images of retained classes at all.
+        foreign: how many images that show no class are at hand.
         shuffle: whose generator that seed is for: Python's, or NumPy's as the released COCO code.
         preset: of another benchmark than faces, as "imagenet100/ratio"; "" for that of its kind.
     """
@@ -45,6 +46,7 @@ class Setting:
     missing: int = 0
     order: int | None = None
     replay: bool = True
+    foreign: int = 0
     shuffle: Literal["python", "numpy"] = "python"
     preset: str = ""
 
@@ -55,7 +57,7 @@ class Setting:
             raise ConfigError(
                 f"ratio = {self.ratio}; expected a share above 0 and at most 1, as 0.1 for a tenth"
             )
-        for key in ("shots", "missing"):
+        for key in ("shots", "missing", "foreign"):
             if (value := getattr(self, key)) < 0:
                 raise ConfigError(f"{key} = {value}; expected 0 for none, or more")
 
@@ -169,6 +171,7 @@ def plan_requests(
                 missing=tuple(missing) if setting.replay else tuple(kept),
                 retain_images=draw(data.train, seen, setting, stream.under("retain")),
                 forget_images=draw(data.train, request, setting, stream.under("forget")),
+                foreign_images=draw_foreign(data, setting, stream),
             )
         )
         before.extend(request)
@@ -223,6 +226,17 @@ def draw(split: Split, classes: Sequence[int], setting: Setting, streams: Stream
             )
         chosen += sorted(streams.python(split.classes[c]).sample(rows, count))
     return tuple(dict.fromkeys(chosen))
+
+
+def draw_foreign(data: Splits[Any], setting: Setting, streams: Streams) -> tuple[int, ...]:
+    """Return indices of the foreign images at hand."""
+    there = len(data.foreign) if data.foreign is not None else 0
+    if setting.foreign > there:
+        raise DataError(
+            f"{setting.foreign} foreign images are asked for, but {data.name} has {there}; lower foreign, "
+            "or give the data set more of them (dataclasses.replace(data, foreign=images))"
+        )
+    return tuple(sorted(streams.python("foreign").sample(range(there), setting.foreign)))
 
 
 def describe(setting: Setting) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minigslora import lora, recipes
 from minigslora.config import from_mapping
-from minigslora.contracts import Batch, Method, ParamGroup, Problem, Progress, Task, Terms, Training
+from minigslora.contracts import Batch, Method, ParamGroup, Problem, Progress, Role, Task, Terms, Training
 from minigslora.errors import ConfigError
 from minigslora.losses import bounded_forget_loss, retain_loss
 from minigslora.methods.holding import Hold
@@ -174,6 +174,10 @@ class GSLoRA(Method):
         if config.hold:
             weights["hold"] = config.hold
         return weights
+
+    def wants(self, progress: Progress) -> tuple[Role, ...]:
+        """Return the roles of a step's images; foreign ones can be held, and nothing else."""
+        return ("retain", "forget", "foreign") if self.hold else ("retain", "forget")
 
     def alpha(self, progress: Progress) -> float:
         """Return α now: zero during the sparsity warm-up."""

@@ -8,8 +8,9 @@ says more: on every image, retained or forgotten,
 where z̃ are its logits with every class forgotten *so far* left out and z the edited model's. The bounded
 forgetting term (4.2) stays for the current request. It needs no labels on retained images. Its gradient
 on them is zero at the start but for the masked columns, where cross-entropy goes on training the classes
-it sees: it holds the model in place, which is what classes without images need. Beyond the papers; not in
-their tables.
+it sees: it holds the model in place, which is what classes without images need. Needing no labels, it can do
+so on *foreign* images, which show none of the classes, where no retained one is at hand. Beyond the papers;
+not in their tables.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class GSLoRADistillConfig(GSLoRAConfig):
     """Settings of masked-teacher distillation, beside those of GS-LoRA.
 
     Attributes:
-        keep: weight of D on retained images.
+        keep: weight of D on retained images, and on foreign ones where the task has some.
         redirect: weight of D on forgotten images.
         temperature: T of (6.4), in units of the logits' spread where ``relative``.
     """
@@ -54,6 +55,7 @@ class GSLoRADistill(GSLoRA):
         super().__init__(config, training)
         self.temperature = config.temperature
         self.gone: Tensor = torch.empty(0)
+        self.taught: tuple[tuple[Role, str], ...] = ()
 
     @classmethod
     def presets(cls, recipe: str, setting: str) -> tuple[GSLoRADistillConfig, Training]:
@@ -67,22 +69,28 @@ class GSLoRADistill(GSLoRA):
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Mark the classes forgotten so far, then attach fresh adapters."""
         self.gone = forgotten_so_far(problem, task)
+        self.taught = (("retain", "keep"), ("forget", "redirect"))
+        if task.foreign_images:
+            self.taught += (("foreign", "foreign"),)
         groups = super().begin(problem, task, streams)
         self.temperature = self.config.temperature * self.spread
         return groups
 
+    def wants(self, progress: Progress) -> tuple[Role, ...]:
+        """Return the roles of a step's images, foreign ones among them."""
+        return ("retain", "forget", "foreign")
+
     def weights(self, progress: Progress) -> dict[str, float]:
         """Return the weight of each loss term; distillation takes cross-entropy's place."""
         own = {"retain": 0.0, "keep": self.config.keep, "redirect": self.config.redirect}
-        return {**super().weights(progress), **own}
+        return {**super().weights(progress), **own, "foreign": self.config.keep}
 
     def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
-        """Add D on retained and on forgotten images, teacher and student seeing the same picture."""
+        """Add D on all images of the task, teacher and student seeing the same picture."""
         terms = super().terms(problem, outputs, batch)
         with torch.no_grad(), bypassed(problem.model):
             teacher = problem.forward(batch)
-        parts: tuple[tuple[Role, str], ...] = (("retain", "keep"), ("forget", "redirect"))
-        for role, name in parts:
+        for role, name in self.taught:
             said, now = (problem.vectors(o, batch, "logits", role) for o in (teacher, outputs))
             if said is not None and now is not None:
                 taught = without(said[0], self.gone)

@@ -65,7 +65,7 @@ class Hold:
             return batch
         inputs = torch.cat([batch.inputs, medley(batch.inputs, count, self.moves)])
         targets = torch.cat([batch.targets, batch.targets.new_zeros(count)])
-        return Batch(inputs, targets, {**batch.sizes, "foreign": count})
+        return Batch(inputs, targets, {**batch.sizes, "foreign": count + batch.sizes.get("foreign", 0)})
 
     def term(self, problem: Problem, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean of (8.3) over all images of a batch."""

@@ -129,13 +129,22 @@ class Classification(Normalising, Problem):
         """Nothing to prepare: each image has one label."""
 
     def batch(self, indices: Mapping[Role, Tensor], moves: torch.Generator | None = None) -> Batch:
-        """Return training images by index, normalised, and augmented where a stream is given."""
-        rows = torch.cat(list(indices.values()))
-        images = self.data.train.images[rows]
+        """Return training images by index, normalised, and augmented where a stream is given.
+
+        Foreign ones are taken from the data's own, and have targets that mean nothing.
+        """
+        drawn = [self._drawn(role, rows) for role, rows in indices.items()]
+        images, targets = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         if moves is not None:
             images = augment(images, moves, self.data.mirrored)
         sizes = {role: len(part) for role, part in indices.items()}
-        return Batch(self.normalise(images), self.data.train.labels[rows], sizes)
+        return Batch(self.normalise(images), targets, sizes)
+
+    def _drawn(self, role: Role, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return raw images and targets of a role."""
+        if role == "foreign" and self.data.foreign is not None:
+            return self.data.foreign.images[rows], torch.zeros_like(rows)
+        return self.data.train.images[rows], self.data.train.labels[rows]
 
     def forward(self, batch: Batch, model: nn.Module | None = None) -> Outputs:
         """Return embedding and logits of ``model`` (the live one by default)."""
