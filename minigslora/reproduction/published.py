@@ -122,6 +122,13 @@ TABLES: dict[str, Table] = {
         "07_face_benchmark",
         (Scenario("four/missing", Setting(missing=5), ()),),
     ),
+    "strangers": Table(
+        "strangers",
+        "Faces, four requests of 20 of 100 identities, strangers' images in place of retained ones",
+        "",
+        "07_face_benchmark",
+        (Scenario("four/strangers", Setting(replay=False, foreign=800), ()),),
+    ),
     "coco": Table(
         "coco",
         "Object detection, seven requests of 10 of 80 categories (fewer at a smaller scale)",
