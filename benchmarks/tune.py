@@ -88,17 +88,19 @@ def grids(texts: list[str]) -> dict[str, list[Any]]:
     return found
 
 
-def load(name: str) -> DataSet | DetectionData:
+def load(name: str, image_size: int) -> DataSet | DetectionData:
     """Return a data set of images or of scenes."""
-    return registry.load_detection(name) if name in registry.detection_names() else registry.load(name)
+    return (registry.load_detection if name in registry.detection_names() else registry.load)(
+        name, image_size
+    )
 
 
 def search(options: argparse.Namespace) -> Mapping[str, Any]:
     """Search the grids; return the best settings."""
-    data = load(options.data)
+    model, card = benchmark.load_model(options.data, options.weights)
+    data = load(options.data, card.image_size)
     boxes = isinstance(data, DetectionData)
     data = replace(data, test=data.val)  # type: ignore[arg-type]
-    model, card = benchmark.load_model(options.data, options.weights)
     asked = Setting(
         requests=(options.classes,) * options.tasks,
         shots=options.shots or (32 if boxes else 0),
