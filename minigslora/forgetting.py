@@ -75,13 +75,15 @@ def check_training(training: Training) -> None:
             raise ConfigError(f"{key} = {value}; expected {least} or more")
 
 
-def check_defined(problem: Problem, method: Method) -> None:
-    """Raise a :class:`ConfigError` where ``method`` is not defined for ``problem``."""
+def check_defined(problem: Problem, method: Method, tasks: Sequence[Task]) -> None:
+    """Raise a :class:`ConfigError` where ``method`` or a task's foreign images are not for ``problem``."""
     if problem.kind not in method.problems:
         raise ConfigError(
             f"{method.name} is not defined for {problem.kind}, only for {' and '.join(method.problems)}; "
             "choose another method, such as gslora"
         )
+    if problem.kind != "classification" and any(task.foreign_images for task in tasks):
+        raise ConfigError(f"foreign images are not defined for {problem.kind}; leave foreign at 0")
 
 
 class EpochOrder:
@@ -163,7 +165,7 @@ def train_task(
             last good epoch.
     """
     check_training(method.training)
-    check_defined(problem, method)
+    check_defined(problem, method, [task])
     torch.manual_seed(streams("global").initial_seed())  # dropout
     problem.begin(task)
     groups = method.begin(problem, task, streams)
@@ -366,7 +368,7 @@ def forget_sequence(
     Returns:
         One report per task.
     """
-    check_defined(problem, method)
+    check_defined(problem, method, plan.tasks)
     identity = {
         "method": method.name,
         "config": asdict(method.config),

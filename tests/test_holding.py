@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -135,3 +137,11 @@ def test_a_detector_has_no_answers_to_hold():
     problem.begin(task)
     with pytest.raises(ConfigError, match=r"hold asks for one set of logits an image.*leave hold at 0"):
         method.begin(problem, task, Streams(0, "task1"))
+
+
+def test_a_detector_has_no_foreign_images():
+    problem = tiny.detection()
+    setting = Setting(requests=(1,), shots=2, preset="coco/sequence")
+    task = replace(plan(problem.data, setting, 0).tasks[0], foreign_images=(0,))
+    with pytest.raises(ConfigError, match="foreign images are not defined for detection; leave foreign at 0"):
+        train_task(problem, create("gslora"), task, Streams(0, "task1"))

@@ -100,7 +100,7 @@ class Splits(Generic[S]):
     def to(self, device: torch.device) -> Self:
         """Return the data set with all splits on ``device``."""
         splits: dict[str, Any] = {k: getattr(self, k).to(device) for k in ("train", "val", "test")}
-        return replace(self, **splits, foreign=self.foreign.to(device) if self.foreign else None)
+        return replace(self, **splits, foreign=None if self.foreign is None else self.foreign.to(device))
 
     @property
     def classes(self) -> tuple[str, ...]:
