@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from minigslora.errors import ConfigError
 
 Precision = Literal["auto", "bf16", "fp32"]
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -27,10 +29,22 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware (AMX or AVX512-BF16)."""
-    names = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    checks = [getattr(torch.cpu, name, None) for name in names]
-    return any(bool(check()) for check in checks if check is not None)
+    """Whether this CPU multiplies bf16 matrices faster than fp32 ones.
+
+    With AMX every CPU does. AVX512-BF16 alone is not enough on Intel's: measured there, a product takes
+    1.4 times as long as in fp32.
+    """
+    return _has("amx_tile") or (_has("avx512_bf16") and not _intel())
+
+
+def _has(feature: str) -> bool:
+    check = getattr(torch.cpu, f"_is_{feature}_supported", None)
+    return check is not None and bool(check())
+
+
+def _intel() -> bool:
+    """Whether Linux says that this is one of Intel's processors."""
+    return CPU_INFO.is_file() and "GenuineIntel" in CPU_INFO.read_text()
 
 
 def fast_bf16(device: torch.device) -> bool:

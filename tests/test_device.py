@@ -40,6 +40,29 @@ def test_precision_is_chosen_or_as_asked():
     assert not fast_bf16(torch.device("meta"))
 
 
+@pytest.mark.parametrize(
+    ("amx", "avx", "vendor", "fast"),
+    [
+        (True, True, "GenuineIntel", True),
+        (False, True, "GenuineIntel", False),
+        (False, True, "AuthenticAMD", True),
+        (False, False, "AuthenticAMD", False),
+    ],
+)
+def test_bf16_on_a_cpu_needs_hardware_that_gains_by_it(monkeypatch, tmp_path, amx, avx, vendor, fast):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nvendor_id : {vendor}\n")
+    monkeypatch.setattr("minigslora.device.CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx, raising=False)
+    assert cpu_has_bf16() == fast
+
+
+def test_bf16_where_the_vendor_is_not_known(monkeypatch, tmp_path):
+    monkeypatch.setattr("minigslora.device.CPU_INFO", tmp_path / "none")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert cpu_has_bf16()
+
+
 @pytest.mark.parametrize(("precision", "fused"), [("bf16", False), ("fp32", True)])
 def test_attention_is_plain_where_bf16_runs_on_a_cpu(model, precision, fused):
     choose_attention(model, CPU, precision)
