@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from minigslora import lora, methods
 from minigslora.contracts import Method, Progress, Task
-from minigslora.errors import ConfigError
-from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, of_task
+from minigslora.errors import ConfigError, DataError
+from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, logit_spread, of_task
 from minigslora.methods.gslora_pp import class_prototypes
 from minigslora.streams import Streams
 
@@ -194,10 +194,17 @@ def test_prototypes_are_the_original_models_or_the_edited_ones(problem):
     original = methods.create("gslora++", prototypes="original", space="logits", **tiny.QUICK)
     original.begin(problem, TASK, Streams(0))
     assert torch.equal(original.prototypes, first)
+    assert original.spread == logit_spread(problem, TASK)
     lora.revoke(problem.model, "task1")
     edited = methods.create("gslora++", prototypes="edited", space="logits", **tiny.QUICK)
     edited.begin(problem, TASK, Streams(0))
     assert not torch.equal(edited.prototypes[0], first[0])
+
+
+def test_a_task_that_shows_nothing_has_no_prototypes(problem):
+    nothing = replace(TASK, retain_images=(), forget_images=())
+    with pytest.raises(DataError, match=r"task\d has no image with an object of its classes; give"):
+        methods.create("gslora++").begin(problem, nothing, Streams(0))
 
 
 @pytest.mark.parametrize("space", ["logits", "embedding"])

@@ -17,8 +17,19 @@ from torch import Tensor, nn
 
 from minigslora import lora, recipes
 from minigslora.config import from_mapping
-from minigslora.contracts import Batch, Method, ParamGroup, Problem, Progress, Role, Task, Terms, Training
-from minigslora.errors import ConfigError
+from minigslora.contracts import (
+    Batch,
+    Method,
+    ParamGroup,
+    Problem,
+    Progress,
+    Role,
+    Space,
+    Task,
+    Terms,
+    Training,
+)
+from minigslora.errors import ConfigError, DataError
 from minigslora.losses import bounded_forget_loss, retain_loss
 from minigslora.methods.holding import Hold
 from minigslora.sparsity import (
@@ -140,6 +151,7 @@ class GSLoRA(Method):
         self.proximal: ProximalStep | None = None
         self.bound = Bound(config.bound)
         self.spread = 1.0
+        self.original = (torch.empty(0), torch.empty(0))
         self.hold: Hold | None = None
 
     @classmethod
@@ -157,7 +169,8 @@ class GSLoRA(Method):
         self.groups = lora.groups(problem.model, task.name, config.grouping)
         self.proximal = ProximalStep(self.groups, config.norm)
         if config.relative:
-            self.spread = logit_spread(problem, task)
+            self.original = original_logits(problem, task)
+            self.spread = spread_over_classes(self.original[0])
         self.bound = bound_for(config, problem, self.spread)
         if config.hold:
             temperature = config.hold_temperature * self.spread
@@ -269,22 +282,53 @@ def bounded_terms(config: BoundedConfig, bound: Bound, problem: Problem, outputs
 
 
 @torch.no_grad()
+def replayed(
+    problem: Problem, task: Task, space: Space, model: nn.Module | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return what a model says of all the task's images in one pass: vectors (N, D) and labels (N,).
+
+    Args:
+        problem: the benchmark.
+        task: whose images are looked at.
+        space: "logits" or "embedding".
+        model: the live one by default.
+
+    Raises:
+        DataError: where they show nothing.
+    """
+    found = []
+    for batch in problem.replay(task):
+        outputs = problem.forward(batch, model)
+        found += [problem.vectors(outputs, batch, space, role) for role in batch.sizes]
+    parts = [part for part in found if part is not None]
+    if not parts:
+        raise DataError(
+            f"{task.name} has no image with an object of its classes; give retained or forgotten ones"
+        )
+    vectors, labels = zip(*parts, strict=True)
+    return torch.cat(vectors).float(), torch.cat(labels)
+
+
+def original_logits(problem: Problem, task: Task, model: nn.Module | None = None) -> tuple[Tensor, Tensor]:
+    """Return (:func:`replayed`) the logits of the original model: the live one without its adapters."""
+    with lora.bypassed(problem.model):
+        return replayed(problem, task, "logits", model)
+
+
+def spread_over_classes(logits: Tensor) -> float:
+    """Return σ, the standard deviation over classes of logits (N, C), mean over the N."""
+    return float(logits.std(dim=1).mean())
+
+
 def logit_spread(problem: Problem, task: Task, model: nn.Module | None = None) -> float:
-    """Return σ, the standard deviation over classes of the original model's logits, mean over images.
+    """Return σ of the original model's logits, as the task's images show it.
 
     Args:
         problem: the benchmark.
         task: whose images are looked at.
         model: the original model; by default the live one without its adapters.
     """
-    spreads = []
-    with lora.bypassed(problem.model):
-        for batch in problem.replay(task):
-            outputs = problem.forward(batch, model)
-            for role in batch.sizes:
-                if (objects := problem.vectors(outputs, batch, "logits", role)) is not None:
-                    spreads.append(objects[0].float().std(dim=1))
-    return float(torch.cat(spreads).mean())
+    return spread_over_classes(original_logits(problem, task, model)[0])
 
 
 def forgotten_so_far(problem: Problem, task: Task) -> Tensor:

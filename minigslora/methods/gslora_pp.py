@@ -18,7 +18,7 @@ from torch import Tensor
 
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Space, Task, Terms, Training
 from minigslora.lora import bypassed
-from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, forgotten_so_far, of_task
+from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, forgotten_so_far, of_task, replayed
 from minigslora.prototypes import (
     Distance,
     class_means,
@@ -78,18 +78,24 @@ class GSLoRAPlusPlus(GSLoRA):
         self.gone: Tensor = torch.empty(0)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
-        """Take the prototypes, then attach fresh adapters."""
-        if self.config.prototypes == "rows":
-            self.prototypes = problem.class_rows(self.config.space)
-        elif self.config.prototypes == "original":
-            with bypassed(problem.model):
-                self.prototypes = class_prototypes(problem, task, self.config.space)
-        else:
-            self.prototypes = class_prototypes(problem, task, self.config.space)
-        self.gone = forgotten_so_far(problem, task)
+        """Attach fresh adapters, which do nothing yet, and take the prototypes."""
         groups = super().begin(problem, task, streams)
+        self.prototypes = self.prototypes_of(problem, task)
+        self.gone = forgotten_so_far(problem, task)
         self.temperature = self.config.temperature * self.spread
         return groups
+
+    def prototypes_of(self, problem: Problem, task: Task) -> Tensor:
+        """Return the prototypes of all classes, (C, D), as configured."""
+        config = self.config
+        if config.prototypes == "rows":
+            return problem.class_rows(config.space)
+        if config.prototypes == "edited":
+            return class_prototypes(problem, task, config.space)
+        if config.relative and config.space == "logits":
+            return means_or_rows(problem, *self.original, config.space)  # of the spread's own pass
+        with bypassed(problem.model):
+            return class_prototypes(problem, task, config.space)
 
     def weights(self, progress: Progress) -> dict[str, float]:
         """Add the weights of the two prototype terms."""
@@ -119,18 +125,12 @@ class GSLoRAPlusPlus(GSLoRA):
         return prototype_distance(prototypes, vectors, config.distance, self.temperature)
 
 
-@torch.no_grad()
 def class_prototypes(problem: Problem, task: Task, space: Space) -> Tensor:
-    """Return the prototypes (6.1) of all classes over the task's images, shape (C, D).
+    """Return the prototypes (6.1) of all classes over the task's images, (C, D)."""
+    return means_or_rows(problem, *replayed(problem, task, space), space)
 
-    A class without images takes the classifier's own row.
-    """
-    vectors, labels = [], []
-    for batch in problem.replay(task):
-        outputs = problem.forward(batch)
-        for role in batch.sizes:
-            if (objects := problem.vectors(outputs, batch, space, role)) is not None:
-                vectors.append(objects[0].float())
-                labels.append(objects[1])
-    means, counts = class_means(torch.cat(vectors), torch.cat(labels), problem.num_classes)
+
+def means_or_rows(problem: Problem, vectors: Tensor, labels: Tensor, space: Space) -> Tensor:
+    """Return each class's mean of ``vectors`` (N, D), (C, D); the classifier's row where it has none."""
+    means, counts = class_means(vectors, labels, problem.num_classes)
     return torch.where(counts[:, None] > 0, means, problem.class_rows(space).to(means))

@@ -138,6 +138,8 @@ class Detection(Normalising, Problem):
         from transformers import DeformableDetrForObjectDetection
         from transformers.loss import loss_deformable_detr as detr
 
+        from minigslora.models.reading import read_quickly
+
         if not isinstance(model, DeformableDetrForObjectDetection):
             raise ModelError(
                 f"{type(model).__name__} is no detector that is known here; give transformers' "
@@ -153,6 +155,7 @@ class Detection(Normalising, Problem):
         self.device = pick_device(str(device))
         self.precision: Precision = "fp32" if precision == "auto" else precision
         self.model: nn.Module = model.to(self.device)  # type: ignore[arg-type]
+        read_quickly(self.model)
         self.data = data.to(self.device)
         self.normalise_by(mean, std, self.device)
         self.num_classes = len(data.classes)

@@ -1,0 +1,111 @@
+"""Deformable attention as one matrix product: the quick way where an image has few places.
+
+Every query of Deformable DETR (arXiv 2010.04159, eq. 3) reads a few points p of a few feature maps,
+
+    y_q = Σ_p w_qp · v(p),      v(p) bilinear between the four places around p, and 0 outside the map,
+
+so y = A v, where row q of A has four entries a point: w_qp times the bilinear weights. transformers reads
+point by point, which costs the same for a small map as for a large one. For the small maps of a CPU's
+detectors it is several times quicker to write A out, places and all, and multiply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
+
+FEW = 350
+"""Up to how many places, of all maps together, an image is read by a matrix (``benchmarks/reading.py``)."""
+
+
+class MatrixReading(MultiScaleDeformableAttention):
+    """transformers' reading step, by :func:`read_by_matrix` on a CPU where an image has few places."""
+
+    def forward(
+        self,
+        value: Tensor,
+        value_spatial_shapes: Tensor,
+        value_spatial_shapes_list: list[tuple[int, int]],
+        level_start_index: Tensor,
+        sampling_locations: Tensor,
+        attention_weights: Tensor,
+        im2col_step: int,
+    ) -> Tensor:
+        """Return what each query reads, (B, Q, H · D); arguments as in transformers."""
+        if value.device.type == "cpu" and value.shape[1] <= FEW:
+            return read_by_matrix(value, value_spatial_shapes_list, sampling_locations, attention_weights)
+        found: Tensor = super().forward(
+            value,
+            value_spatial_shapes,
+            value_spatial_shapes_list,
+            level_start_index,
+            sampling_locations,
+            attention_weights,
+            im2col_step,
+        )
+        return found
+
+
+def read_quickly(model: nn.Module) -> None:
+    """Give a Deformable DETR's attention layers :class:`MatrixReading`, in place; it has no weights."""
+    for module in list(model.modules()):
+        if type(getattr(module, "attn", None)) is MultiScaleDeformableAttention:
+            module.attn = MatrixReading()
+
+
+def read_by_matrix(
+    value: Tensor, shapes: Sequence[tuple[int, int]], places: Tensor, weights: Tensor
+) -> Tensor:
+    """Return y = A v for every query and head.
+
+    Args:
+        value: v, (B, N, H, D), the maps of L levels one behind the other.
+        shapes: height and width of each level; their products add up to N.
+        places: p, (B, Q, H, L, P, 2), x and y in [0, 1].
+        weights: w, (B, Q, H, L, P).
+
+    Returns:
+        y, (B, Q, H · D).
+    """
+    (b, n, h, d), q = value.shape, places.shape[1]
+    at, entry = matrix_entries(shapes, places, weights)
+    matrix = value.new_zeros(b * h * q, n).scatter_add(1, at, entry.to(value.dtype))
+    read = matrix.view(b, h, q, n) @ value.transpose(1, 2)
+    return read.transpose(1, 2).reshape(b, q, h * d)
+
+
+def matrix_entries(
+    shapes: Sequence[tuple[int, int]], places: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the columns and values of A's entries, each (B · H · Q, 4 · L · P).
+
+    The small dimensions come first in between, so that every operation runs along the large one.
+    """
+    levels = places.shape[3]
+    places = places.to(torch.promote_types(places.dtype, torch.float32))  # bf16 cannot count to 350
+    size = torch.tensor(shapes, dtype=places.dtype, device=places.device).T.reshape(2, levels, 1, 1)
+    height, width = size[0], size[1]
+    starts = torch.tensor([0, *(y * x for y, x in shapes[:-1])], device=places.device).cumsum(0)
+    start = starts.to(places.dtype).view(levels, 1, 1)
+    x, y = places.permute(5, 3, 4, 0, 2, 1).flatten(3)  # (L, P, B · H · Q) each
+    columns, across = _between(x, width)
+    rows, down = _between(y, height)
+    down = [part * weights.permute(3, 4, 0, 2, 1).flatten(2) for part in down]
+    at = torch.stack([start + row * width + column for row in rows for column in columns])
+    entry = torch.stack([i * j for i in down for j in across])
+    return at.long().flatten(0, 2).T.contiguous(), entry.flatten(0, 2).T.contiguous()
+
+
+def _between(x: Tensor, size: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the two places around x in [0, 1] along one axis, and how much of each is read."""
+    x = x * size - 0.5
+    low = x.detach().floor()
+    part, places, shares = x - low, list[Tensor](), list[Tensor]()
+    for place, share in ((low, 1 - part), (low + 1, part)):
+        inside = (place >= 0) & (place < size)
+        shares.append(torch.where(inside, share, 0.0))
+        places.append(torch.where(inside, place, 0.0))  # of what is not read, any that exists
+    return places, shares
