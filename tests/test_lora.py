@@ -382,6 +382,10 @@ def zoo():
     return models
 
 
+def says_what_its_base_says(layer, inputs, output):
+    assert torch.equal(output, layer.base(*inputs))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_ffns_and_blocks_are_found_and_every_adapter_acts(zoo, name):
     model = copy.deepcopy(zoo[name])
@@ -393,8 +397,16 @@ def test_ffns_and_blocks_are_found_and_every_adapter_acts(zoo, name):
     assert all(isinstance(model.get_submodule(n), lora.LoRALinear) for n in chosen)
     homes = {n.rpartition(".")[0] for n in chosen}
     lora.attach(model, "task1", rank=2)
-    # torch.equal on most; on one of Intel's CPUs CaiT's last digits vary, before and after injection alike.
-    torch.testing.assert_close(model(x), before)
+    layers = [model.get_submodule(n) for n in chosen]
+    exact = [layer.register_forward_hook(says_what_its_base_says) for layer in layers]
+    with torch.no_grad():
+        after = model(x)
+    for hook in exact:
+        hook.remove()
+    if name == "cait_xxs24_224":  # 4×4 products of its attention, not adapted, round by where memory lies
+        torch.testing.assert_close(after, before)
+    else:
+        assert torch.equal(after, before)
     blocks = {group.name for group in lora.groups(model, "task1")}
     assert len(blocks) == (2 if name == "vit_small_patch16_18x2_224" else len(homes))
     for block in blocks:  # a block has more inside than its feed-forward network
