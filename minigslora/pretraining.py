@@ -48,6 +48,7 @@ class Pretraining:
         margin_ramp: share of the epochs over which the head's margin grows to its full size.
         clip: largest gradient norm.
         augment: whether images are augmented.
+        mix: share of the steps whose images are mixed in pairs, with the labels (CutMix or MixUp).
         precision: "auto" is bf16 where it is fast.
         seed: of initialisation, order and augmentation.
     """
@@ -60,6 +61,7 @@ class Pretraining:
     margin_ramp: float = 0.3
     clip: float = 1.0
     augment: bool = True
+    mix: float = 0.0
     precision: Precision = "auto"
     seed: int = 0
 
@@ -95,16 +97,19 @@ def pretrain(
         One :class:`Epoch` for every ``evaluate_every`` epochs and the last.
 
     Raises:
+        ConfigError: where images are to be mixed for a detector, or for a head with a margin.
         TrainingDiverged: where an epoch's loss, or a weight after it, is not finite; the model is
             then that of the last good epoch.
     """
+    if config.mix and (isinstance(problem, Detection) or problem.margin):
+        raise ConfigError(f"mix = {config.mix}: only a classifier without a margin learns from mixed images")
     streams, data = Streams(config.seed, "pretrain"), problem.data.train
     order, moves = streams("order"), streams("augment", device=problem.device)
     parameters = [p for p in problem.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     steps, began, history = max(1, len(data) // config.batch), time.perf_counter(), []
     good = {key: value.clone() for key, value in problem.model.state_dict().items()}
-    torch.manual_seed(config.seed)  # dropout
+    torch.manual_seed(config.seed)  # dropout, and what is mixed
     bar = tqdm(range(config.epochs), desc="pre-training", disable=None if watch else True)
     for epoch in bar:
         problem.model.train()
@@ -136,6 +141,8 @@ def _step(
     parameters: list[nn.Parameter],
     config: Pretraining,
 ) -> Tensor:
+    if isinstance(problem, Classification) and config.mix and torch.rand(()) < config.mix:
+        batch = problem.mixed(batch)
     with autocast(problem.device, config.precision):
         loss = problem.supervised(batch, share)
     optimizer.zero_grad(set_to_none=True)
@@ -199,10 +206,11 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "mini-glyphs": {
         "cpu": Recipe(MINI_GLYPH, Pretraining(epochs=34, batch=64, warmup_epochs=2), data="mini-glyphs-all"),
     },
-    # Some ten thousand small photographs are too few for random weights; edges are edges.
+    # Some ten thousand small photographs are too few for random weights: edges are edges, and mixing
+    # makes more photographs of them.
     "tiny-imagenet": {
         "cpu": Recipe(
-            VitConfig(classes=100), Pretraining(epochs=40, batch=64, warmup_epochs=2), start="mini-glyphs"
+            VitConfig(classes=100), Pretraining(epochs=160, batch=64, mix=0.5), start="mini-glyphs"
         ),
     },
     "mini-scenes": {"cpu": Recipe(MINI_SCENES, DETECTION)},

@@ -49,6 +49,39 @@ def test_the_loss_falls_and_the_numbers_repeat():
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
 
 
+def linear_problem():
+    return tiny.Classification(tiny.timm_vit(), tiny.faces(), device="cpu", precision="fp32")
+
+
+def test_mixed_images_have_shares_of_classes_for_targets():
+    problem = linear_problem()
+    batch = problem.batch({"retain": torch.arange(0, 48, 6)})
+    torch.manual_seed(0)
+    for _ in range(4):  # CutMix and MixUp come up
+        mixed = problem.mixed(batch)
+        assert mixed.inputs.shape == batch.inputs.shape
+        torch.testing.assert_close(mixed.targets.sum(1), torch.ones(8))
+        logits = problem.forward(mixed).logits
+        expected = -(mixed.targets * logits.log_softmax(1)).sum(1).mean()
+        torch.testing.assert_close(problem.supervised(mixed), expected)
+    whole = replace(batch, targets=torch.nn.functional.one_hot(batch.targets, tiny.PEOPLE).float())
+    torch.testing.assert_close(problem.supervised(whole), problem.supervised(batch))
+
+
+def test_what_is_mixed_repeats_and_counts():
+    def run(mix):
+        problem = linear_problem()
+        return [e.loss for e in pretrain(problem, replace(QUICK, mix=mix), evaluate_every=1)]
+
+    assert run(1.0) == run(1.0) != run(0.0)
+
+
+def test_only_a_classifier_without_margin_learns_from_mixed_images():
+    for problem in (tiny.problem(), tiny.detection()):
+        with pytest.raises(ConfigError, match=r"mix = 0\.5: only a classifier without a margin"):
+            pretrain(problem, replace(QUICK, mix=0.5))
+
+
 def test_a_loss_that_is_not_finite_stops():
     problem = tiny.problem()
     with torch.no_grad():

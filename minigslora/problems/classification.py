@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
+from torchvision.transforms import v2
 
 from minigslora import lora
 from minigslora.contracts import Batch, Losses, Problem, Role, Space, Task
@@ -170,13 +171,24 @@ class Classification(Normalising, Problem):
         bounded = F.cross_entropy(logits, batch.targets, reduction="none")
         return Losses(bounded, torch.zeros_like(bounded))
 
+    def mixed(self, batch: Batch) -> Batch:
+        """Return a batch of images mixed in pairs by CutMix or MixUp, its targets shares of classes (B, C).
+
+        Drawn from torch's own generator.
+        """
+        ways = [way(num_classes=self.num_classes) for way in (v2.CutMix, v2.MixUp)]
+        inputs, targets = v2.RandomChoice(ways)(batch.inputs, batch.targets)
+        return replace(batch, inputs=inputs, targets=targets)
+
     def supervised(self, batch: Batch, share: float = 1.0) -> Tensor:
         """Return the loss that the model is pre-trained with: cross-entropy.
 
         Args:
-            batch: images and their labels.
+            batch: images and their labels, or shares of classes where they are mixed.
             share: of the head's training margin.
         """
+        if batch.targets.is_floating_point():
+            return F.cross_entropy(self.forward(batch).logits, batch.targets)
         logits = margin_logits(self.head, self.forward(batch).logits, batch.targets, share)
         return F.cross_entropy(logits, batch.targets)
 
