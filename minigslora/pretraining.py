@@ -2,7 +2,8 @@
 
 One ordinary supervised loop (notebook 01): AdamW, linear warm-up and cosine rate, small random affine
 augmentation, gradient clipping, and, for a cosine head, a margin that grows over the first part of
-training (a full margin from random weights does not get off the ground).
+training (a full margin from random weights does not get off the ground). A classifier without a margin
+can learn from images mixed in pairs, which makes more of few photographs.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Source: Zhu et al., "Deformable DETR", arXiv 2010.04159. A ResNet gives feature maps of several
 resolutions, an encoder relates their places, and a decoder turns a fixed number of learnt *queries* into
 boxes, each with one sigmoid per class. Nothing of it is written here: a model is transformers' own, so
-that transformers loads what is saved.
+that transformers loads what is saved; only how small maps are read has a quicker way (:mod:`reading`,
+without weights).
 """
 
 from __future__ import annotations
