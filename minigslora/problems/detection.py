@@ -106,6 +106,31 @@ class Matches:
     ignored: Tensor
 
 
+@dataclass(frozen=True)
+class Annotated:
+    """The matched objects of all images, one behind the other.
+
+    Attributes:
+        image, query: (n,), which query of which image each object was paired with.
+        label: (n,), its class.
+        box: (n, 4), its place, as in :class:`Outputs`.
+    """
+
+    image: Tensor
+    query: Tensor
+    label: Tensor
+    box: Tensor
+
+    @classmethod
+    def of(cls, own: Matches) -> Annotated:
+        """Line up what was matched."""
+        image = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(own.pairs)])
+        query = torch.cat([queries for queries, _ in own.pairs])
+        chosen = [(t, objects) for t, (_, objects) in zip(own.targets, own.pairs, strict=True)]
+        label = torch.cat([t["class_labels"][objects] for t, objects in chosen])
+        return cls(image, query, label, torch.cat([t["boxes"][objects] for t, objects in chosen]))
+
+
 class Detection(Normalising, Problem):
     """transformers' Deformable DETR on detection data.
 
@@ -263,48 +288,51 @@ class Detection(Normalising, Problem):
         :class:`Choices` says; ``handicap`` nats are taken off the true logit of their matched queries.
         """
         own = self.matches(outputs, batch)
-        logits = outputs.logits.masked_fill(own.ignored[..., None], IGNORED)
-        bounded, plain = list[Tensor](), list[Tensor]()
-        image = 0
-        for role, size in batch.sizes.items():
-            counts = [len(t["class_labels"]) for t in own.targets[image : image + size]]
-            per_image = max(1.0, sum(counts) / max(1, size))
-            for i in range(image, image + size):
-                one = {"logits": logits[i : i + 1], "pred_boxes": outputs.boxes[i : i + 1]}
-                focal, boxes = self._of_image(one, own.targets[i], own.pairs[i], per_image)
-                if role == "forget":
-                    focal = self._to_bound(focal, one["logits"][0], own.targets[i], own.pairs[i], handicap)
-                    boxes = boxes if self.choices.boxes_of_forgotten else torch.zeros_like(focal)
-                bounded.append(focal)
-                plain.append(boxes)
-            image += size
-        return Losses(torch.stack(bounded), torch.stack(plain))
+        objects = Annotated.of(own)
+        counts = torch.tensor([len(t["class_labels"]) for t in own.targets], device=self.device).float()
+        parts = counts.split(list(batch.sizes.values()))
+        per_image = torch.cat([part.mean().clamp(min=1).expand(len(part)) for part in parts])
+        forgotten = torch.tensor([r == "forget" for r, size in batch.sizes.items() for _ in range(size)])
+        forgotten = forgotten.to(self.device)
+        focal = self._focal(outputs.logits.masked_fill(own.ignored[..., None], IGNORED), objects) / per_image
+        boxes = self._boxes(outputs.boxes, objects) / per_image
+        if self.choices.bounded == "all":
+            bounded = 2 * focal
+        else:
+            bounded = self._focal_of_matched(outputs.logits, objects, handicap)
+        taught = boxes if self.choices.boxes_of_forgotten else torch.zeros_like(boxes)
+        return Losses(torch.where(forgotten, bounded, focal), torch.where(forgotten, taught, boxes))
 
-    def _of_image(
-        self, one: dict[str, Tensor], target: dict[str, Tensor], pair: tuple[Tensor, Tensor], boxes: float
-    ) -> tuple[Tensor, Tensor]:
-        """Return one image's focal loss and weighted box losses, both divided by ``boxes``."""
-        found = self.criterion.get_loss("labels", one, [target], [pair], boxes)
-        found |= self.criterion.get_loss("boxes", one, [target], [pair], boxes)
-        weighted = [weight * found[name] for name, weight in self.box_weights.items()]
-        return found["loss_ce"], torch.stack(weighted).sum()
-
-    def _to_bound(
-        self,
-        focal: Tensor,
-        logits: Tensor,
-        target: dict[str, Tensor],
-        pair: tuple[Tensor, Tensor],
-        handicap: float,
-    ) -> Tensor:
+    def _focal(self, logits: Tensor, objects: Annotated) -> Tensor:
+        """Return transformers' focal loss of all queries, summed over each image, (B,)."""
         from transformers.loss.loss_for_object_detection import sigmoid_focal_loss
 
-        if self.choices.bounded == "all":
-            return 2 * focal
-        queries, objects = pair
-        true = logits[queries, target["class_labels"][objects]][:, None] - handicap  # (n, 1)
-        loss: Tensor = sigmoid_focal_loss(true, torch.ones_like(true), max(1, len(true)), alpha=-1, gamma=2)
-        return loss
+        wanted = torch.zeros_like(logits)
+        wanted[objects.image, objects.query, objects.label] = 1
+        alpha, queries = self.criterion.focal_alpha, logits.shape[1]
+        of_image = torch.vmap(lambda z, y: sigmoid_focal_loss(z[None], y[None], 1, alpha=alpha, gamma=2))
+        found: Tensor = of_image(logits, wanted) * queries  # theirs is a mean over queries
+        return found
+
+    def _focal_of_matched(self, logits: Tensor, objects: Annotated, handicap: float) -> Tensor:
+        """Return the mean of (9.2) over each image's objects, of their true classes, (B,)."""
+        from transformers.loss.loss_for_object_detection import sigmoid_focal_loss
+
+        true = logits[objects.image, objects.query, objects.label][:, None, None] - handicap
+        of_object = torch.vmap(lambda z: sigmoid_focal_loss(z, torch.ones_like(z), 1, alpha=-1, gamma=2))
+        found = logits.new_zeros(len(logits)).index_add(0, objects.image, of_object(true))
+        return found / objects.image.bincount(minlength=len(logits)).clamp(min=1)
+
+    def _boxes(self, boxes: Tensor, objects: Annotated) -> Tensor:
+        """Return the weighted L1 and GIoU losses of matched boxes, summed over each image, (B,)."""
+        from torchvision.ops import box_convert, generalized_box_iou_loss
+
+        found, wanted = boxes[objects.image, objects.query], objects.box
+        apart = (found - wanted).abs().sum(1)
+        corners = (box_convert(x, "cxcywh", "xyxy") for x in (found, wanted))
+        weighted = self.box_weights["loss_bbox"] * apart
+        weighted = weighted + self.box_weights["loss_giou"] * generalized_box_iou_loss(*corners)
+        return boxes.new_zeros(len(boxes)).index_add(0, objects.image, weighted)
 
     def supervised(self, batch: Batch, share: float = 1.0) -> Tensor:
         """Return the loss that the model is pre-trained with: transformers' own, auxiliary ones included.
