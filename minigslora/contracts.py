@@ -226,6 +226,8 @@ class Training:
         weight_decay: AdamW's, for parameter groups that do not set their own.
         schedule: "cosine" by epoch, or "constant".
         warmup_epochs: linear warm-up of the rate.
+        averaged_epochs: the last epochs, the parameters after each of whose updates are averaged into what
+            a request ends with; none for those after the last update.
         optimizer: "adamw" or "adam".
         clip: largest gradient norm; 0 for none.
         augment: whether images are augmented on the device.
@@ -243,6 +245,7 @@ class Training:
     weight_decay: float = 0.05
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup_epochs: int = 0
+    averaged_epochs: int = 0
     optimizer: Literal["adamw", "adam"] = "adamw"
     clip: float = 0.0
     augment: bool = False

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_swa_multi_avg_fn
 from tqdm import tqdm
 
 from minigslora.contracts import (
@@ -63,6 +64,7 @@ LEAST: Mapping[str, int] = {
     "lr_min": 0,
     "weight_decay": 0,
     "warmup_epochs": 0,
+    "averaged_epochs": 0,
     "clip": 0,
 }
 """The smallest value of each number of :class:`~minigslora.contracts.Training`."""
@@ -138,6 +140,36 @@ def make_optimizer(groups: list[ParamGroup], training: Training) -> torch.optim.
     return kind(groups, lr=training.lr, weight_decay=training.weight_decay, fused=True)
 
 
+class Average:
+    """The mean of trained parameters over updates; what a run of noisy steps was moving around.
+
+    Source: Polyak and Juditsky, "Acceleration of stochastic approximation by averaging", 1992. A place that
+    the last update left at zero stays at zero, so that pruned groups stay pruned.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        self.means: list[Tensor] = []
+        self.count = 0
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Take in the parameters as they are now."""
+        now = [p.detach() for p in self.parameters]
+        if self.count:
+            get_swa_multi_avg_fn()(self.means, now, self.count)
+        else:
+            self.means = [p.clone() for p in now]
+        self.count += 1
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Write the mean into the parameters, where there is one."""
+        if self.count:
+            for parameter, mean in zip(self.parameters, self.means, strict=True):
+                parameter.copy_(torch.where(parameter == 0, parameter, mean))
+
+
 def train_task(
     problem: Problem,
     method: Method,
@@ -157,7 +189,7 @@ def train_task(
         on_epoch: called after each epoch.
 
     Returns:
-        The mean of each loss term over the last epoch.
+        The mean of each loss term over the last epoch, of the parameters as they went, not of an average.
 
     Raises:
         ConfigError: for a number of the method's training that cannot be.
@@ -226,7 +258,7 @@ def _train(
     optimizer = make_optimizer(groups, training)
     moves = streams("augment", device=problem.device) if training.augment else None
     trained = [p for group in groups for p in group["params"]]
-    good = [p.detach().clone() for p in trained]
+    good, average = [p.detach().clone() for p in trained], Average(trained)
     terms: dict[str, float] = {}
     bar = tqdm(range(training.epochs), desc=task.name, disable=None if watch else True, leave=False)
     for epoch in bar:
@@ -240,9 +272,12 @@ def _train(
             progress = Progress(task.index, epoch, training.epochs, step, order.steps)
             wanted = {r: rows[r][step] for r in method.wants(progress) if r in rows}
             taken.append(train_step(problem, method, optimizer, wanted, progress, moves))
+            if epoch >= training.epochs - training.averaged_epochs:
+                average.add()
         terms = _read(taken, trained, good, task, epoch)
         bar.set_postfix({k: f"{v:.3g}" for k, v in terms.items()})
         on_epoch(task, epoch, terms)
+    average.put()
     return terms
 
 

@@ -16,7 +16,7 @@ from minigslora import files, lora, methods
 from minigslora.contracts import Method, Task
 from minigslora.datasets.splits import Setting, plan
 from minigslora.errors import ConfigError, DataError, OutputError, TrainingDiverged
-from minigslora.forgetting import EpochOrder, RunFolder, forget_sequence, learning_rate, train_task
+from minigslora.forgetting import Average, EpochOrder, RunFolder, forget_sequence, learning_rate, train_task
 from minigslora.methods.gslora import GSLoRA
 from minigslora.streams import Streams
 
@@ -193,6 +193,50 @@ def test_the_pull_to_forget_acts():
     _, gently = serve(epochs=1, lr=1e-5)
     _, hard = serve(epochs=12, lr=3e-3, sparsity="none", augment=False)
     assert hard[0].terms["forget"] < gently[0].terms["forget"]
+
+
+def kept_after_steps(**settings):
+    """Serve one request; return the parameters after each update, and at the end."""
+    problem, task, after = tiny.problem(), make_plan().tasks[0], []
+    method = make_method(epochs=3, **settings)
+    act = method.after_step
+
+    def after_step(lr, progress):
+        act(lr, progress)
+        after.append((progress.epoch, [p.detach().clone() for p in trained(method)]))
+
+    method.after_step = after_step
+    train_task(problem, method, task, Streams(0, task.name))
+    return after, [p.detach().clone() for p in trained(method)]
+
+
+def trained(method):
+    return [p for group in method.groups for p in group.parameters]
+
+
+def test_a_request_can_end_with_the_mean_over_its_last_epochs():
+    after, last = kept_after_steps()
+    assert all(torch.equal(a, b) for a, b in zip(after[-1][1], last, strict=True))
+    same, averaged = kept_after_steps(averaged_epochs=2)
+    assert all(torch.equal(a, b) for a, b in zip(same[-1][1], last, strict=True))  # the way is the same
+    for place, mean in enumerate(averaged):
+        steps = torch.stack([parameters[place] for epoch, parameters in after if epoch >= 1]).double()
+        assert len(steps) > 2
+        expected = torch.where(last[place] == 0, 0.0, steps.mean(0))
+        assert torch.allclose(mean.double(), expected, atol=1e-7)
+    assert any(not torch.equal(a, b) for a, b in zip(averaged, last, strict=True))
+
+
+def test_an_average_leaves_at_zero_what_the_last_update_left_there():
+    parameter = torch.nn.Parameter(torch.tensor([1.0, 2.0, 0.0]))
+    average = Average([parameter])
+    average.put()
+    assert parameter.tolist() == [1, 2, 0]  # no update, no mean
+    for values in ([1.0, 2.0, 0.0], [3.0, 0.0, 4.0]):
+        parameter.data = torch.tensor(values)
+        average.add()
+    average.put()
+    assert parameter.tolist() == [2, 0, 2]
 
 
 # --- stopping and going on ----------------------------------------------------------------------------
