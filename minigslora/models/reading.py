@@ -72,7 +72,7 @@ def read_by_matrix(
     """
     (b, n, h, d), q = value.shape, places.shape[1]
     at, entry = matrix_entries(shapes, places, weights)
-    matrix = value.new_zeros(b * h * q, n).scatter_add(1, at, entry.to(value.dtype))
+    matrix = value.new_zeros(b * h * q, n).scatter_add_(1, at, entry.to(value.dtype))
     read = matrix.view(b, h, q, n) @ value.transpose(1, 2)
     return read.transpose(1, 2).reshape(b, q, h * d)
 
@@ -86,26 +86,18 @@ def matrix_entries(
     """
     levels = places.shape[3]
     places = places.to(torch.promote_types(places.dtype, torch.float32))  # bf16 cannot count to 350
-    size = torch.tensor(shapes, dtype=places.dtype, device=places.device).T.reshape(2, levels, 1, 1)
-    height, width = size[0], size[1]
+    size = torch.tensor([(x, y) for y, x in shapes], dtype=places.dtype, device=places.device)
+    size = size.T.reshape(2, levels, 1, 1)
     starts = torch.tensor([0, *(y * x for y, x in shapes[:-1])], device=places.device).cumsum(0)
     start = starts.to(places.dtype).view(levels, 1, 1)
-    x, y = places.permute(5, 3, 4, 0, 2, 1).flatten(3)  # (L, P, B · H · Q) each
-    columns, across = _between(x, width)
-    rows, down = _between(y, height)
-    down = [part * weights.permute(3, 4, 0, 2, 1).flatten(2) for part in down]
-    at = torch.stack([start + row * width + column for row in rows for column in columns])
-    entry = torch.stack([i * j for i in down for j in across])
-    return at.long().flatten(0, 2).T.contiguous(), entry.flatten(0, 2).T.contiguous()
-
-
-def _between(x: Tensor, size: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the two places around x in [0, 1] along one axis, and how much of each is read."""
-    x = x * size - 0.5
-    low = x.detach().floor()
-    part, places, shares = x - low, list[Tensor](), list[Tensor]()
-    for place, share in ((low, 1 - part), (low + 1, part)):
-        inside = (place >= 0) & (place < size)
-        shares.append(torch.where(inside, share, 0.0))
-        places.append(torch.where(inside, place, 0.0))  # of what is not read, any that exists
-    return places, shares
+    middle = places.permute(5, 3, 4, 0, 2, 1).flatten(3) * size - 0.5  # (x and y, L, P, B · H · Q)
+    low = middle.detach().floor()
+    either = torch.stack([low, low + 1])  # the two places around, along each axis
+    known = either.clamp(min=0).minimum(size - 1).nan_to_num()
+    inside = (known == either).to(middle.dtype)
+    columns, rows = known.unbind(1)
+    at = (start + rows * size[0])[:, None] + columns
+    part, weights = middle - low, weights.permute(3, 4, 0, 2, 1).flatten(2)
+    shares = (1 - part) * inside[0], part * inside[1]
+    entry = torch.stack([(down * weights) * across for _, down in shares for across, _ in shares])
+    return at.flatten(0, 3).T.long().contiguous(), entry.flatten(0, 2).T.contiguous()

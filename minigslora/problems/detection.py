@@ -397,21 +397,18 @@ class Detection(Normalising, Problem):
         self,
         split: Literal["train", "val", "test"],
         model: nn.Module | None = None,
-        images: Sequence[int] | None = None,
     ) -> list[Boxes]:
         """Return the 100 best-scored boxes of each image of a split, in pixels of the original image.
 
         Args:
             split: which images.
             model: the live model by default.
-            images: some of the split's, by index; all by default.
         """
         model = model or self.model
         model.eval()
         data: DetectionSet = getattr(self.data, split)
-        rows = torch.arange(len(data)) if images is None else torch.tensor(list(images), dtype=torch.long)
         found: list[Boxes] = []
-        for part in rows.split(self.eval_batch):
+        for part in torch.arange(len(data)).split(self.eval_batch):
             with autocast(self.device, "fp32"):
                 outputs = self.outputs(self.normalise(data.images[part.to(self.device)]), model)
             found += best_boxes(outputs, [data.objects[i].size for i in part.tolist()])
