@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -236,8 +238,9 @@ def recipe_for(
 ) -> Recipe:
     """Return the recipe of a data set on a device, with what was asked for in its place.
 
-    A changed width keeps the size of an attention head and the ratio of MLP to width. A model of
-    another size than the recipe's starts from random weights, unless ``start`` is given.
+    A changed width keeps the size of an attention head and the ratio of MLP to width. A changed input
+    size keeps the weights that the recipe starts from; with another width or depth it starts from
+    random ones, unless ``start`` is given.
 
     Raises:
         ConfigError: for a data set without recipe, or sizes that do not fit together.
@@ -264,7 +267,7 @@ def recipe_for(
             raise ConfigError(f"image_size = {image_size}; expected a multiple of the patch, {model.patch}")
         model = replace(model, image_size=image_size)
     if start is None:
-        start = recipe.start if model == recipe.model else ""
+        start = recipe.start if replace(model, image_size=recipe.model.image_size) == recipe.model else ""
     return replace(recipe, model=model, training=training, start=start)
 
 
@@ -275,10 +278,7 @@ def _detector_recipe(
     sizes: Mapping[str, int | None],
     start: str | None,
 ) -> Recipe:
-    """Return a detector's recipe with the sizes that were asked for in its place.
-
-    A changed input size keeps the weights that it starts from; a changed width or depth does not.
-    """
+    """Return a detector's recipe with the sizes that were asked for in its place."""
     asked: dict[str, Any] = {
         key: _at_least_one(key, value) for key, value in sizes.items() if value is not None
     }
@@ -295,6 +295,8 @@ HEADS = ("head.", "class_embed.")
 def start_from(model: nn.Module, start: str) -> None:
     """Give ``model`` the weights of another checkpoint, all but the head's, in place.
 
+    Where the input size differs, a vision transformer's position embeddings are interpolated.
+
     Args:
         model: a vision transformer, or a detector.
         start: the name of a shipped checkpoint, or a file.
@@ -306,6 +308,11 @@ def start_from(model: nn.Module, start: str) -> None:
     other, _ = checkpoint.load_shipped(start) if shipped else checkpoint.load(Path(start))
     tensors = {k: v for k, v in other.state_dict().items() if not k.startswith(HEADS)}
     own = {k: v for k, v in model.state_dict().items() if k.startswith(HEADS)}
+    if isinstance(model, VisionTransformer) and "pos_embed" in tensors:
+        grid = list(model.patch_embed.grid_size)
+        tensors["pos_embed"] = resample_abs_pos_embed(
+            tensors["pos_embed"], grid, num_prefix_tokens=model.num_prefix_tokens
+        )
     checkpoint.load_weights(model, {**tensors, **own}, start)
 
 

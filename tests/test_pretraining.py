@@ -185,6 +185,18 @@ def test_a_start_gives_the_body_of_another_checkpoint_and_leaves_the_head():
     assert torch.equal(model.head.weight, head)
 
 
+def test_a_start_at_another_input_size_interpolates_the_places():
+    shipped, _ = checkpoint.load_shipped("mini-faces")
+    there, larger = shipped.state_dict(), face_transformer(replace(MINI_FACE, image_size=96))
+    start_from(larger, "mini-faces")
+    assert torch.equal(larger.blocks[0].mlp.fc1.weight, there["blocks.0.mlp.fc1.weight"])
+    places = larger.pos_embed.detach()
+    assert torch.equal(places[:, 0], there["pos_embed"][:, 0])  # the class token's has no place
+    grids = [p[:, 1:].unflatten(1, (side, side)) for p, side in ((places, 12), (there["pos_embed"], 6))]
+    coarse = torch.nn.functional.avg_pool2d(grids[0].permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+    assert (coarse - grids[1]).norm() < 0.2 * grids[1].norm()
+
+
 def test_a_start_of_another_size_or_name_is_refused():
     with pytest.raises(ModelError, match=r"mini-faces is a checkpoint of another architecture"):
         start_from(tiny.face_model(), "mini-faces")
@@ -194,6 +206,7 @@ def test_a_start_of_another_size_or_name_is_refused():
 
 def test_the_recipe_of_real_faces_on_a_cpu_starts_from_the_shipped_model_where_it_fits():
     assert recipe_for("casia-face100", "cpu").start == "mini-faces"
+    assert recipe_for("casia-face100", "cpu", image_size=112).start == "mini-faces"
     assert recipe_for("casia-face100", "cpu", depth=12).start == ""
     assert recipe_for("casia-face100", "cpu", start="").start == ""
     assert recipe_for("mini-faces", "cpu").start == ""
