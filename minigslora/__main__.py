@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from minigslora.datasets.images import DataSet
     from minigslora.erasure import Erasure
+    from minigslora.pretraining import Epoch
 
 NOTEBOOKS = "uv run jupyter lab notebooks/00_start_here.ipynb"
 
@@ -174,7 +175,14 @@ def pretrain(
     given["start"] = start
     options = "".join(f" --{key} {value}" for key, value in given.items() if value is not None)
     command = f"minigslora pretrain {name}{options} --device {device} --seed {seed}"
-    record = make_checkpoint(name, recipe, target, device, command, _watched())
+    watch, total = _watched(), recipe.training.epochs
+
+    def say(done: Epoch) -> None:
+        if not watch:  # a log file has no progress bar
+            figures = f"loss {done.loss:.2f}, val {done.acc_val:.1f} %, {done.seconds:.0f} s"
+            typer.echo(f"epoch {done.epoch} of {total}: {figures}", err=True)
+
+    record = make_checkpoint(name, recipe, target, device, command, watch, say)
     for key, value in record["metrics"].items():
         typer.echo(f"{key:16} {value}")
     typer.echo(f"{'sha256':16} {record['sha256']}\n{'checkpoint':16} {target}")

@@ -323,7 +323,13 @@ def _at_least_one(key: str, value: int) -> int:
 
 
 def make_checkpoint(
-    name: str, recipe: Recipe, out: Path, device: str = "auto", command: str = "", watch: bool = False
+    name: str,
+    recipe: Recipe,
+    out: Path,
+    device: str = "auto",
+    command: str = "",
+    watch: bool = False,
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> dict[str, Any]:
     """Pre-train on a data set and write the checkpoint, with its record as JSON beside it.
 
@@ -334,6 +340,7 @@ def make_checkpoint(
         device: "auto", "cpu" or "cuda".
         command: what was typed, for the record.
         watch: whether to show progress.
+        on_epoch: told of every evaluated epoch.
 
     Returns:
         The record: file, sha256, command, seed, architecture, training, metrics, versions, device.
@@ -361,7 +368,7 @@ def make_checkpoint(
     }
     if detector := isinstance(problem, Detection):
         trainable_norms(problem.model)
-    history = pretrain(problem, recipe.training, watch, evaluate_every=1 if detector else 5)
+    history = pretrain(problem, recipe.training, watch, on_epoch, evaluate_every=1 if detector else 5)
     if detector:
         frozen_norms(problem.model)
         checkpoint.halve(problem.model)

@@ -394,7 +394,9 @@ def test_pretrain_writes_checkpoint_and_record(tmp_path, monkeypatch, capsys):
     main_ok(["pretrain", "mini-faces", *sizes, "--seed", "5", "--device", "cpu", "--out", str(out)])
     record = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert record["sha256"] == sha256(out)
-    assert record["sha256"] in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert record["sha256"] in printed.out
+    assert "epoch 1 of 1: loss " in printed.err
     assert record["seed"] == 5
     assert record["command"].startswith("minigslora pretrain mini-faces --epochs 1 --width 32 --depth 1")
     assert {"acc_val", "acc_test", "epochs", "seconds"} <= set(record["metrics"])
