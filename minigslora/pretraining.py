@@ -201,9 +201,15 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     "mini-faces": {"cpu": MINI_RECIPE, "cuda": MINI_RECIPE},
     "mini-faces-tuning": {"cpu": MINI_RECIPE, "cuda": MINI_RECIPE},
     "casia-face100": {
-        # Some thousand small photographs are too few for a transformer's random weights.
+        # Some thousand photographs are too few for a transformer's random weights: of the published
+        # size (FaceConfig), trained on 14,000, it is right on 27 % of the test photographs; the small
+        # one that starts from rendered faces, on 72 %.
         "cpu": Recipe(replace(MINI_FACE, dropout=0.0), Pretraining(epochs=60), start="mini-faces"),
-        "cuda": Recipe(FaceConfig(), Pretraining(epochs=60, batch=128)),
+        "cuda": Recipe(
+            replace(MINI_FACE, image_size=112, dropout=0.0),
+            Pretraining(epochs=60, batch=128),
+            start="mini-faces",
+        ),
     },
     # The model knows more than the task: the head's other half is for the outside check.
     "mini-glyphs": {
