@@ -127,6 +127,7 @@ def forget(
     }
     folder = out or runs_root() / "forget" / _run_id(images.name, asked)
     erased = finalized_file(finalize or folder / "erased.safetensors")
+    _keep_source(erased, weights)
     RunFolder(folder, asked)  # refuses a folder of another run, and one that cannot be written
     require_writable(erased.parent)
     erasure, before = _erase(
@@ -219,6 +220,7 @@ def fetch(
     from minigslora.models import checkpoint, pretrained
 
     target = finalized_file(out)
+    _keep_source(target, Path(weights))
     require_writable(target.parent)
     model, card = pretrained.load(name, weights)
     checkpoint.save(target, model, card)
@@ -245,7 +247,7 @@ def run(
 
 @app.command()
 def reproduce(
-    table: Annotated[str, typer.Argument(help="table2, table3, table4, table5 or coco.")],
+    table: Annotated[str, typer.Argument(help="table2, table3, table4, table5, coco or strangers.")],
     profile: Annotated[str, typer.Option(help="smoke, cpu, gpu or paper.")] = "cpu",
     methods: Annotated[
         str, typer.Option(help="Names, a,b,c; all; name:released for one recipe only.")
@@ -396,6 +398,12 @@ def _triple(key: str, text: str | None) -> tuple[float, ...] | None:
     if len(values) != 3:
         raise ConfigError(f"{key} = {text!r}; expected three numbers, as in .5,.5,.5")
     return values
+
+
+def _keep_source(target: Path, source: Path) -> None:
+    """Raise a :class:`ConfigError` where what is written would replace the weights it is made from."""
+    if target.resolve() == source.resolve():
+        raise ConfigError(f"{target} is the file of the weights given, which are kept; write to another file")
 
 
 def _own_model(

@@ -1,4 +1,7 @@
-"""Checked configuration: frozen dataclasses whose values are parsed and whose unknown keys are errors."""
+"""Checked configuration: frozen dataclasses whose values are parsed and whose unknown keys are errors.
+
+Which numbers a field takes is part of its type: ``alpha: NonNegative = 0.1``.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,39 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from minigslora.errors import ConfigError
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Which numbers a field takes: those from ``least`` to ``most``, and above ``above``."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+
+    def check(self, key: str, value: float) -> None:
+        """Raise a :class:`ConfigError` for a number that is outside."""
+        if not self.least <= value <= self.most or value <= self.above:
+            raise ConfigError(f"{key} = {value}; expected {self}")
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        if self.above > -math.inf:
+            return f"more than {self.above:g}"
+        return f"{self.least:g} or more" if self.most == math.inf else f"{self.least:g} to {self.most:g}"
+
+
+NonNegative = Annotated[float, Range(least=0)]
+Positive = Annotated[float, Range(above=0)]
+Share = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(least=0)]
+AtLeastOne = Annotated[int, Range(least=1)]
 
 
 def parse_value(key: str, value: Any, kind: Any) -> Any:
@@ -22,6 +52,11 @@ def parse_value(key: str, value: Any, kind: Any) -> Any:
     """
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
+        return value
+    if origin is Annotated:
+        value = parse_value(key, value, args[0])
+        for limits in args[1:]:
+            limits.check(key, value)
         return value
     if origin is Literal:
         if value not in args:
@@ -86,7 +121,7 @@ def parse_fields(config: T) -> T:
     """Return a dataclass instance with every field parsed to its annotated type."""
     assert is_dataclass(config)
     assert not isinstance(config, type)
-    hints = get_type_hints(type(config))
+    hints = get_type_hints(type(config), include_extras=True)
     own: tuple[Field[Any], ...] = fields(config)
     values = {f.name: parse_value(f.name, getattr(config, f.name), hints[f.name]) for f in own}
     return replace(config, **values)

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from minigslora.config import AtLeastOne, Count, NonNegative
 from minigslora.streams import Streams
 
 Role = Literal["retain", "forget", "retain2", "foreign"]
@@ -222,7 +223,7 @@ class Training:
             an epoch then goes through them several times.
         batch_retain, batch_forget: images of each role in a step.
         lr: peak learning rate.
-        lr_min: the rate at the last epoch of the cosine.
+        lr_min: the rate that the cosine falls to, and would have an epoch after the last one.
         weight_decay: AdamW's, for parameter groups that do not set their own.
         schedule: "cosine" by epoch, or "constant".
         warmup_epochs: linear warm-up of the rate.
@@ -232,24 +233,27 @@ class Training:
         clip: largest gradient norm; 0 for none.
         augment: whether images are augmented on the device.
         dropout: whether the model's dropout acts while it is edited.
+        deterministic: whether only kernels are used that give the same numbers again, bit for bit, on a GPU,
+            too; a CPU's do so by themselves. Not for detection on a GPU, whose attention has none.
         compile: whether the model is compiled by torch for each task. Compiling takes about as long as a
             few hundred steps of a small model: worth it for long tasks, not for minutes.
     """
 
-    epochs: int = 100
-    updates: int = 0
-    batch_retain: int = 48
-    batch_forget: int = 48
-    lr: float = 1e-2
-    lr_min: float = 1e-5
-    weight_decay: float = 0.05
+    epochs: Count = 100
+    updates: Count = 0
+    batch_retain: AtLeastOne = 48
+    batch_forget: AtLeastOne = 48
+    lr: NonNegative = 1e-2
+    lr_min: NonNegative = 1e-5
+    weight_decay: NonNegative = 0.05
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: int = 0
-    averaged_epochs: int = 0
+    warmup_epochs: Count = 0
+    averaged_epochs: Count = 0
     optimizer: Literal["adamw", "adam"] = "adamw"
-    clip: float = 0.0
+    clip: NonNegative = 0.0
     augment: bool = False
     dropout: bool = True
+    deterministic: bool = False
     compile: bool = False
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +15,8 @@ from minigslora.errors import ConfigError
 
 Precision = Literal["auto", "bf16", "fp32"]
 CPU_INFO = Path("/proc/cpuinfo")
+CUBLAS = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+"""What cuBLAS needs to be told before its first product, if it is ever to be deterministic."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -22,10 +26,27 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ConfigError(f"unknown device {name!r}; expected 'auto', 'cpu' or 'cuda'") from None
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"unknown device {name!r}; expected 'auto', 'cpu' or 'cuda'")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA GPU; use 'cpu'")
+    if device.type == "cuda":
+        os.environ.setdefault(*CUBLAS)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs")
     return device
+
+
+@contextlib.contextmanager
+def deterministic(wanted: bool = True) -> Iterator[None]:
+    """Within the context torch uses only kernels that give the same numbers again, where ``wanted``."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(wanted or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def cpu_has_bf16() -> bool:

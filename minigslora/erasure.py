@@ -114,8 +114,11 @@ def finalized_file(path: str | Path) -> Path:
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation a model expects of images in [0, 1].
 
-    timm's models carry theirs; a face model takes pixels in [0, 1] as they are.
+    A checkpoint's card says it; timm's models carry theirs; a face model takes pixels in [0, 1] as they
+    are.
     """
+    if card := card_of(model):
+        return card.mean, card.std
     getter = getattr(model, "get_classifier", None)
     if callable(getter) and isinstance(getter(), CosineHead):
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 from tqdm import tqdm
 
+from minigslora.config import parse_fields
 from minigslora.contracts import (
     Method,
     ParamGroup,
@@ -33,6 +34,7 @@ from minigslora.contracts import (
     Training,
 )
 from minigslora.datasets.splits import Plan
+from minigslora.device import deterministic
 from minigslora.errors import ConfigError, DataError, OutputError, TrainingDiverged
 from minigslora.files import load_tensors, read_json, save_tensors, write_json
 from minigslora.lora import adapter_names, bypassed, revoke
@@ -55,34 +57,16 @@ def learning_rate(epoch: int, training: Training) -> float:
     return low + (training.lr - low) * 0.5 * (1 + math.cos(math.pi * done))
 
 
-LEAST: Mapping[str, int] = {
-    "epochs": 0,
-    "updates": 0,
-    "batch_retain": 1,
-    "batch_forget": 1,
-    "lr": 0,
-    "lr_min": 0,
-    "weight_decay": 0,
-    "warmup_epochs": 0,
-    "averaged_epochs": 0,
-    "clip": 0,
-}
-"""The smallest value of each number of :class:`~minigslora.contracts.Training`."""
-
-
-def check_training(training: Training) -> None:
-    """Raise a :class:`ConfigError` for a number that the loop cannot use."""
-    for key, least in LEAST.items():
-        if (value := getattr(training, key)) < least:
-            raise ConfigError(f"{key} = {value}; expected {least} or more")
-
-
 def check_defined(problem: Problem, method: Method, tasks: Sequence[Task]) -> None:
     """Raise a :class:`ConfigError` where ``method`` or a task's foreign images are not for ``problem``."""
     if problem.kind not in method.problems:
         raise ConfigError(
             f"{method.name} is not defined for {problem.kind}, only for {' and '.join(method.problems)}; "
             "choose another method, such as gslora"
+        )
+    if method.training.deterministic and problem.kind == "detection" and problem.device.type == "cuda":
+        raise ConfigError(
+            "deterministic = true: a detector's attention has no such kernel on CUDA; use 'cpu'"
         )
     if problem.kind != "classification" and any(task.foreign_images for task in tasks):
         raise ConfigError(f"foreign images are not defined for {problem.kind}; leave foreign at 0")
@@ -196,17 +180,18 @@ def train_task(
         TrainingDiverged: where a term is not finite; the trained parameters are then those of the
             last good epoch.
     """
-    check_training(method.training)
+    parse_fields(method.training)
     check_defined(problem, method, [task])
     torch.manual_seed(streams("global").initial_seed())  # dropout
-    problem.begin(task)
-    groups = method.begin(problem, task, streams)
     terms: dict[str, float] = {}
-    if groups:
-        seen = method.images(problem, task)
-        with problem.compiled() if method.training.compile else contextlib.nullcontext():
-            terms = _train(problem, method, seen, groups, streams, watch, on_epoch)
-    method.end(problem, task)
+    with deterministic(method.training.deterministic):
+        problem.begin(task)
+        groups = method.begin(problem, task, streams)
+        if groups:
+            seen = method.images(problem, task)
+            with problem.compiled() if method.training.compile else contextlib.nullcontext():
+                terms = _train(problem, method, seen, groups, streams, watch, on_epoch)
+        method.end(problem, task)
     return terms
 
 

@@ -341,8 +341,9 @@ def attach(
     rank: int = 8,
     scale: float | None = None,
     generator: torch.Generator | None = None,
+    layers: Sequence[str] | None = None,
 ) -> None:
-    """Put a fresh trainable adapter called ``name`` on every wrapped layer.
+    """Put a fresh trainable adapter called ``name`` on wrapped layers.
 
     Args:
         model: a model on which :func:`inject` was called.
@@ -350,15 +351,17 @@ def attach(
         rank: r, from 1 to the smaller side of the smallest wrapped layer.
         scale: s in (2.1); 1 / rank by default.
         generator: the stream A is drawn from, on the CPU, so that every device starts alike.
+        layers: their names, as :func:`inject` returns them; every wrapped layer by default.
     """
     if not name.isidentifier():
         raise ModelError(
             f"{name!r} cannot name an adapter; use letters, digits and underscores, as in 'task1'"
         )
-    layers = _require_wrapped(model)
-    for layer in layers.values():
+    every = _require_wrapped(model)
+    chosen = [layer for key, layer in every.items() if layers is None or key in layers]
+    for layer in chosen:
         layer.check(name, rank)
-    for layer in layers.values():
+    for layer in chosen:
         layer.add(name, rank, scale, generator)
 
 

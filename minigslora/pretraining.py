@@ -21,6 +21,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minigslora.config import AtLeastOne, Count, NonNegative, Share, parse_fields
 from minigslora.contracts import Batch
 from minigslora.datasets import registry
 from minigslora.device import Precision, autocast, pick_device
@@ -56,15 +57,15 @@ class Pretraining:
         seed: of initialisation, order and augmentation.
     """
 
-    epochs: int = 40
-    batch: int = 96
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    warmup_epochs: int = 3
-    margin_ramp: float = 0.3
-    clip: float = 1.0
+    epochs: AtLeastOne = 40
+    batch: AtLeastOne = 96
+    lr: NonNegative = 1e-3
+    weight_decay: NonNegative = 0.05
+    warmup_epochs: Count = 3
+    margin_ramp: Share = 0.3
+    clip: NonNegative = 1.0
     augment: bool = True
-    mix: float = 0.0
+    mix: Share = 0.0
     precision: Precision = "auto"
     seed: int = 0
 
@@ -100,10 +101,12 @@ def pretrain(
         One :class:`Epoch` for every ``evaluate_every`` epochs and the last.
 
     Raises:
-        ConfigError: where images are to be mixed for a detector, or for a head with a margin.
+        ConfigError: for a number that cannot be, or where images are to be mixed for a detector, or for a
+            head with a margin.
         TrainingDiverged: where an epoch's loss, or a weight after it, is not finite; the model is
             then that of the last good epoch.
     """
+    config = parse_fields(config)
     if config.mix and (isinstance(problem, Detection) or problem.margin):
         raise ConfigError(f"mix = {config.mix}: only a classifier without a margin learns from mixed images")
     streams, data = Streams(config.seed, "pretrain"), problem.data.train

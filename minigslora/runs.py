@@ -89,9 +89,10 @@ class Run:
         bf16 = "bf16" if fast_bf16(self.torch_device) and self.precision != "fp32" else "fp32"
         shown = ", ".join(f"{k} {v}" for k, v in versions().items() if v)
         own = {k: v for k, v in self.values.items() if k not in COMMON}
+        count = torch.get_num_threads()
         return (
             f"{shown}\n{device_name(self.torch_device)}, training in {bf16}, "
-            f"{torch.get_num_threads()} threads\nprofile {self.profile}, seed {self.seed}\n"
+            f"{count} thread{'s'[: count > 1]}\nprofile {self.profile}, seed {self.seed}\n"
             + ", ".join(f"{k} = {v}" for k, v in own.items())
         )
 

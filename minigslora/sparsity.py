@@ -8,7 +8,7 @@ Kept in the loss it shrinks groups but never reaches zero. The proximal step doe
 
     θ_g ← θ_g · max(0, 1 − τ_g / ‖θ_g‖₂),   τ_g = η α √|g|                   (3.2)
 
-with the learning rate η and |g| parameters in the group. AdamW moves a group by up to η√|g| a step,
+with the learning rate η and |g| parameters in the group. AdamW moves a group by about η√|g| a step,
 so α is of order 1 whatever the width and the grouping. This module knows nothing of models.
 """
 

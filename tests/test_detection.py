@@ -164,6 +164,21 @@ def test_coco_s_errors(coco_folder):
         objects_of([{"id": 9, "category_id": 8, "bbox": [0, 0, 1, 1]}], {1: 0}, (5, 5))
     with pytest.raises(DataError, match=r"bbox = \[0, 1\]; expected \[left, top, width, height\]"):
         objects_of([{"id": 9, "category_id": 1, "bbox": [0, 1]}], {1: 0}, (5, 5))
+    for lacking, message in (({"bbox": [0, 0, 1, 1]}, "no 'category_id'"), ({"category_id": 1}, "no 'bbox'")):
+        with pytest.raises(DataError, match=f"annotation 9 has {message}"):
+            objects_of([{"id": 9, **lacking}], {1: 0}, (5, 5))
+    broken = coco_folder / "annotations" / "instances_val2017.json"
+    whole = broken.read_text()
+    for text, message in (
+        ("[", "val2017.json is not in COCO's format"),
+        ("[1]", "val2017.json is not in COCO's format"),
+        (whole.replace('"image_id"', '"image"'), "val2017.json is not in COCO's format"),
+        (whole.replace('"width"', '"wide"'), "image 100 has no 'width'"),
+    ):
+        broken.write_text(text)
+        with pytest.raises(DataError, match=message):
+            load_coco(coco_folder, 16)
+    broken.write_text(whole)
     (coco_folder / "val2017" / "1.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"image 2 of .*val2017 cannot be read"):
         load_coco(coco_folder, 16)
@@ -324,6 +339,18 @@ def test_the_loss_of_a_whole_image_is_transformers_own():
     assert float(losses.bounded.mean()) == pytest.approx(float(theirs.loss_dict["loss_ce"]), rel=1e-5)
 
 
+def test_the_released_code_weighs_the_classification_twice():
+    losses = {}
+    for recipe in ("corrected", "released"):
+        problem = tiny.detection(recipe=recipe)
+        problem.begin(Task("task1", 0, (), (), EVERYTHING))
+        batch = problem.batch({"retain": torch.arange(6)})
+        losses[recipe] = problem.losses(problem.forward(batch), batch)
+    assert torch.allclose(losses["released"].bounded, 2 * losses["corrected"].bounded)
+    ours, theirs = (losses[r].total - losses[r].bounded for r in ("corrected", "released"))
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize("recipe", ["corrected", "released"])
 def test_what_an_image_is_asked_for(recipe):
     problem = tiny.detection(recipe=recipe)
@@ -405,6 +432,7 @@ def test_the_released_recipe_bounds_twice_the_focal_loss_of_all_queries():
     found = problem.losses(outputs, batch)
     kept = replace(batch, sizes={"retain": 6})
     problem.asked["retain"] = problem.asked["forget"]
+    problem.choices = replace(problem.choices, focal=1.0)
     outputs.own = None
     batch.targets[:3] = [{k: v[:0] for k, v in t.items()} for t in batch.targets[:3]]
     whole = problem.losses(outputs, kept)
@@ -498,7 +526,7 @@ def test_a_saved_detector_is_read_without_a_network_and_keeps_chosen_rows(tmp_pa
         pretrained(tmp_path)
     with pytest.raises(ConfigError, match="layers = 1; expected 2 or more"):
         deformable_detr(DetectorConfig(layers=1))
-    with pytest.raises(ConfigError, match="dim = 32; expected a multiple of heads = 3"):
+    with pytest.raises(ConfigError, match="dim = 32; expected a multiple of 96, of 32 groups of a norm"):
         deformable_detr(DetectorConfig(dim=32, heads=3))
 
 
@@ -516,6 +544,17 @@ def test_a_detector_of_more_categories_keeps_the_rows_of_the_data_s(tmp_path):
     assert problem.choices == CHOICES["released"]
     with pytest.raises(ModelError, match="the detector knows no 'hat'"):
         keep_named(again, data.classes, ["hat"])
+    # What is made of it says what it is: the rows it has now, and no file beside it is needed.
+    (tmp_path / "erased").mkdir()
+    erased = erasure.finalize(problem.model, tmp_path / "erased" / "erased.safetensors")
+    found, own = checkpoint.load(erased)
+    assert (own.classes, own.mean) == (data.classes, card.mean)
+    images = problem.normalise(data.test.images[:2])
+    with torch.no_grad():
+        one, other = (problem.outputs(images, m.eval()) for m in (problem.model, found))
+    assert torch.allclose(one.logits, other.logits, atol=1e-4)  # one reads small maps the quick way
+    plain = type(problem.model)(problem.model.config)
+    plain.load_state_dict(load_tensors(erased)[0], strict=True)
 
 
 def test_norms_are_learnt_and_frozen_again():
@@ -570,6 +609,8 @@ def test_recipes_of_detectors():
     assert recipe_for("mini-scenes", "cpu", dim=192).model.dim == 192
     with pytest.raises(ConfigError, match="layers = 0; expected 1 or more"):
         recipe_for("mini-scenes", "cpu", depth=0)
+    with pytest.raises(ConfigError, match="dim = 48; expected a multiple of 96"):
+        deformable_detr(recipe_for("mini-scenes", "cpu", dim=48).model)
 
 
 # --- forgetting -------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from minigslora import lora, methods
 from minigslora.datasets.splits import Setting, plan
 from minigslora.device import autocast, choose_attention, cpu_has_bf16, fast_bf16, pick_device
 from minigslora.errors import ConfigError
-from minigslora.forgetting import forget_sequence
+from minigslora.forgetting import check_defined, forget_sequence, train_task
 from minigslora.methods.gslora_pp import GSLoRAPlusPlus
 from minigslora.sparsity import ProximalStep, zero_groups
+from minigslora.streams import Streams
 
 CPU = torch.device("cpu")
 
@@ -20,6 +21,8 @@ def test_devices_by_name():
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ConfigError, match=r"unknown device 'gpu'; expected 'auto', 'cpu' or 'cuda'"):
         pick_device("gpu")
+    with pytest.raises(ConfigError, match=r"unknown device 'meta'; expected 'auto', 'cpu' or 'cuda'"):
+        pick_device("meta")
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
@@ -27,6 +30,32 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     with pytest.raises(ConfigError, match=r"torch sees no CUDA GPU; use 'cpu'"):
         pick_device("cuda")
     assert pick_device("auto") == CPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    assert pick_device("cuda:1").index == 1
+    with pytest.raises(ConfigError, match=r"device 'cuda:2' was asked for, but there are 2 GPUs"):
+        pick_device("cuda:2")
+
+
+def test_deterministic_kernels_while_a_request_is_served_and_not_after(data):
+    seen = []
+    plan_of = plan(data, Setting(requests=(1,)), seed=0)
+    method = GSLoRAPlusPlus(GSLoRAPlusPlus.Config(rank=2), tiny.training(deterministic=True))
+    problem = tiny.problem()
+    train_task(
+        problem,
+        method,
+        plan_of.tasks[0],
+        Streams(0, "task1"),
+        on_epoch=lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()),
+    )
+    assert seen == [True, True]
+    assert not torch.are_deterministic_algorithms_enabled()
+    on_a_gpu = tiny.detection()
+    on_a_gpu.device = torch.device("cuda")
+    with pytest.raises(ConfigError, match="a detector's attention has no such kernel on CUDA"):
+        check_defined(on_a_gpu, method, [])
 
 
 def test_precision_is_chosen_or_as_asked():

@@ -285,6 +285,24 @@ def test_images_of_another_size_than_the_models():
         forget(model, tiny.faces(), ["person-001"], **QUICK)
 
 
+def test_images_are_normalised_as_the_checkpoint_says(tmp_path):
+    card = checkpoint.Card(
+        {"kind": "face", **vars(tiny.FACE)}, tiny.faces().classes, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), 48
+    )
+    checkpoint.save(tmp_path / "faces.safetensors", tiny.face_model(), card)
+    erasure = forget(checkpoint.load(tmp_path / "faces.safetensors")[0], tiny.faces(), classes=[1], **QUICK)
+    assert erasure.problem.mean.flatten().tolist() == pytest.approx([0.4] * 3)
+
+
+def test_another_request_may_adapt_other_layers(problem):
+    model = problem.model
+    first = forget(model, tiny.faces(), classes=[1], **QUICK)
+    first.revoke()
+    forget(model, tiny.faces(), classes=[1], targets="attention", **QUICK)
+    layers = [name for name, _ in lora.adapters(model, "task1")]
+    assert layers == lora.find_linears(model, "attention")
+
+
 def test_finalize_writes_safetensors_only(tmp_path, problem):
     with pytest.raises(ModelError, match=r"erased\.pth should end in \.safetensors"):
         Erasure(problem, None, None).finalize(tmp_path / "erased.pth")
@@ -304,5 +322,7 @@ def test_what_a_model_expects_of_its_input():
     assert normalisation(vit) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     assert normalisation(face) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     assert (input_size(vit), input_size(face)) == (32, 48)
+    checkpoint.set_card(vit, checkpoint.Card({"kind": "timm"}, (), (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)))
+    assert normalisation(vit) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     swin = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, depths=(1,), num_heads=(2,))
     assert input_size(swin) == 224

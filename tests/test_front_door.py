@@ -256,6 +256,11 @@ def pickle_with_code(folder):
         (["--classes", "red", "--mean", "1,2"], "three numbers"),
         (["--classes", "red", "--device", "abacus"], "unknown device 'abacus'"),
         (["--classes", "red", "--finalize", "erased.pth"], ".safetensors"),
+        (["--classes", "red", "--set", "alpha=-1"], "alpha = -1.0; expected 0 or more"),
+        (["--classes", "red", "--set", "sparsity_warmup=5"], "sparsity_warmup = 5.0; expected 0 to 1"),
+        (["--classes", "red", "--set", "temperature=0"], "temperature = 0.0; expected more than 0"),
+        (["--classes", "red", "--set", "foreign=-1"], "foreign = -1.0; expected 0 or more"),
+        (["--classes", "red", "--set", "beta=-1"], "beta[0] = -1.0; expected 0 or more"),
     ],
 )
 def test_forget_says_what_is_wrong(photos, weights, tmp_path, capsys, monkeypatch, changed, expected):
@@ -288,6 +293,15 @@ def test_what_was_mistyped_is_corrected_in_the_same_folder(photos, weights, tmp_
     for wrong in ("epoch=1", "rank=999"):
         complaint([*command, "--set", wrong], capsys)
     main_ok([*command[:-2], "--classes", "gold"])
+
+
+def test_the_weights_given_are_not_overwritten(photos, weights, tmp_path, capsys):
+    before = weights.read_bytes()
+    command = forget_command(
+        photos, weights, tmp_path / "out", "--classes", "red", "--finalize", str(weights)
+    )
+    assert "is the file of the weights given" in complaint(command, capsys)
+    assert weights.read_bytes() == before
 
 
 def test_a_finalised_file_of_another_format_is_found_before_training(

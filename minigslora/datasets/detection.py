@@ -169,6 +169,10 @@ def objects_of(
     """
     boxes, found, crowd = list[list[float]](), list[int](), list[bool]()
     for entry in annotations:
+        if missing := [key for key in ("category_id", "bbox") if key not in entry]:
+            raise DataError(
+                f"annotation {entry.get('id')} has no {missing[0]!r}; add it, or remove the annotation"
+            )
         if entry["category_id"] not in labels:
             raise DataError(
                 f"annotation {entry.get('id')} has category_id {entry['category_id']}, which 'categories' "
@@ -196,6 +200,11 @@ def from_coco(images: Tensor | Images, annotations: Mapping[str, Any]) -> Detect
     categories = sorted(annotations["categories"], key=lambda c: c["id"])
     labels = {c["id"]: place for place, c in enumerate(categories)}
     own: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in annotations["images"]}
+    for image in annotations["images"]:
+        if missing := [key for key in ("height", "width") if key not in image]:
+            raise DataError(
+                f"image {image['id']} has no {missing[0]!r} in the annotations; add it, in pixels"
+            )
     for entry in annotations["annotations"]:
         own[entry["image_id"]].append(entry)
     objects = tuple(
@@ -341,8 +350,14 @@ def _annotation_file(root: Path, split: str) -> Path:
 def _coco_source(images: Path, file: Path) -> CocoDetection:
     if not images.is_dir():
         raise DataError(f"no folder of images at {images}, which {file.name} is about")
-    with contextlib.redirect_stdout(io.StringIO()):
-        return CocoDetection(images, str(file))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return CocoDetection(images, str(file))
+    except (ValueError, KeyError, TypeError, AssertionError) as problem:
+        raise DataError(
+            f"{file} is not in COCO's format ({type(problem).__name__}: {problem}); expected JSON with "
+            "'images', 'annotations' and 'categories', each entry with its ids"
+        ) from problem
 
 
 def _from_sources(

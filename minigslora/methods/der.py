@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from minigslora.config import NonNegative
 from minigslora.contracts import Space
 from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
 
@@ -30,7 +31,7 @@ class DERConfig(TaughtConfig, RelabellingConfig):
         over: whether squared distances are averaged or summed over the batch.
     """
 
-    match: float = 0.5
+    match: NonNegative = 0.5
     space: Space = "logits"
     over: Literal["mean", "sum"] = "mean"
 

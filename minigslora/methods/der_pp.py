@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from minigslora.config import NonNegative
 from minigslora.contracts import Batch, Problem, Progress, Role, Terms
 from minigslora.methods.der import DER, DERConfig
 
@@ -23,7 +24,7 @@ class DERPlusPlusConfig(DERConfig):
         replay: λ'.
     """
 
-    replay: float = 1.0
+    replay: NonNegative = 1.0
 
 
 class DERPlusPlus(DER):

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minigslora.config import AtLeastOne, NonNegative
 from minigslora.contracts import Batch, Problem, Task
 from minigslora.methods.finetuning import RELEASED, vectors
 from minigslora.methods.l2 import L2, L2Config, Named, gradient_importances
@@ -36,10 +37,10 @@ class EWCConfig(L2Config):
         draws: how many labels are drawn for each image.
     """
 
-    weight: float = 10.0
+    weight: NonNegative = 10.0
     labels: Literal["sampled", "true"] = "sampled"
-    images: int = 1
-    draws: int = 1
+    images: AtLeastOne = 1
+    draws: AtLeastOne = 1
 
 
 class EWC(L2):

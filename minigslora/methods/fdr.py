@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from minigslora.config import NonNegative
 from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
 
 
@@ -30,7 +31,7 @@ class FDRConfig(TaughtConfig, RelabellingConfig):
         each_image: take the mean of the images' distances, not the root of their mean square.
     """
 
-    match: float = 5.0
+    match: NonNegative = 5.0
     each_image: bool = False
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from minigslora.config import NonNegative
 from minigslora.contracts import Batch, Problem, Progress, Role, Terms
 from minigslora.methods.finetuning import FineTuning, FineTuningConfig, with_total
 
@@ -23,7 +24,7 @@ class GradientAscentConfig(FineTuningConfig):
         replay: w; with zero no retained image is looked at.
     """
 
-    replay: float = 0.0
+    replay: NonNegative = 0.0
 
 
 class GradientAscent(FineTuning):

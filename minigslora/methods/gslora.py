@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from minigslora import lora, recipes
-from minigslora.config import from_mapping
+from minigslora.config import NonNegative, Positive, Share, from_mapping
 from minigslora.contracts import (
     Batch,
     Method,
@@ -60,13 +60,13 @@ class BoundedConfig:
             whose softmax has reached 1 has no slope to leave by.
     """
 
-    beta: tuple[float, ...] = (1.0,)
-    bound: float = 2.5
+    beta: tuple[NonNegative, ...] = (1.0,)
+    bound: NonNegative = 2.5
     relative: bool = True
     per_sample: bool = True
     margin_retain: bool = True
     margin_forget: bool = True
-    handicap: float = 2.3
+    handicap: NonNegative = 2.3
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ class GSLoRAConfig(BoundedConfig):
     grouping: lora.Grouping = "block"
     sparsity: Literal["proximal", "penalty", "none"] = "proximal"
     norm: GroupNorm = "parameters"
-    alpha: float = 0.1
-    sparsity_warmup: float = 0.2
-    lora_decay: float = 0.0
-    hold: float = 0.0
-    hold_temperature: float = 0.4
-    foreign: float = 0.0
+    alpha: NonNegative = 0.1
+    sparsity_warmup: Share = 0.2
+    lora_decay: NonNegative = 0.0
+    hold: NonNegative = 0.0
+    hold_temperature: Positive = 0.4
+    foreign: NonNegative = 0.0
 
 
 def of_task(values: tuple[float, ...], task: int) -> float:
@@ -164,8 +164,8 @@ class GSLoRA(Method):
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Freeze what is there and attach fresh adapters for ``task``."""
         config = self.config
-        lora.inject(problem.model, config.targets)
-        lora.attach(problem.model, task.name, config.rank, generator=streams("lora"))
+        layers = lora.inject(problem.model, config.targets)
+        lora.attach(problem.model, task.name, config.rank, generator=streams("lora"), layers=layers)
         self.groups = lora.groups(problem.model, task.name, config.grouping)
         self.proximal = ProximalStep(self.groups, config.norm)
         if config.relative:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from minigslora.config import NonNegative, Positive
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Role, Task, Terms, Training
 from minigslora.lora import bypassed
 from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected, corrected_training, forgotten_so_far
@@ -38,9 +39,9 @@ class GSLoRADistillConfig(GSLoRAConfig):
         temperature: T of (6.4), in units of the logits' spread where ``relative``.
     """
 
-    keep: float = 4.0
-    redirect: float = 4.0
-    temperature: float = 0.4
+    keep: NonNegative = 4.0
+    redirect: NonNegative = 4.0
+    temperature: Positive = 0.4
 
 
 class GSLoRADistill(GSLoRA):

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from minigslora.config import NonNegative, Positive
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Space, Task, Terms, Training
 from minigslora.lora import bypassed
 from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, forgotten_so_far, of_task, replayed
@@ -47,12 +48,12 @@ class GSLoRAPlusPlusConfig(GSLoRAConfig):
             the start of each task; or "rows", the classifier's own rows, which need no image.
     """
 
-    push: tuple[float, ...] = (0.05,)
-    push_bound: float = 4.0
-    pull: float = 40.0
+    push: tuple[NonNegative, ...] = (0.05,)
+    push_bound: NonNegative = 4.0
+    pull: NonNegative = 40.0
     space: Space = "logits"
     distance: Distance = "kl"
-    temperature: float = 0.8
+    temperature: Positive = 0.8
     masked: bool = True
     prototypes: Literal["original", "edited", "rows"] = "original"
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from minigslora.config import NonNegative
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Task, Terms, Training
 from minigslora.methods.finetuning import (
     RELEASED,
@@ -42,7 +43,7 @@ class L2Config(RelabellingConfig):
         weight: λ.
     """
 
-    weight: float = 0.1
+    weight: NonNegative = 0.1
 
 
 @dataclass(frozen=True)

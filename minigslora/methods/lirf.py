@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minigslora.config import NonNegative, Positive, Share
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Task, Terms
 from minigslora.errors import ModelError
 from minigslora.lora import find_blocks
@@ -56,12 +57,12 @@ class LIRFConfig(TaughtConfig, RelabellingConfig):
         faults: the released code's columns, deposit network and attention maps.
     """
 
-    alpha: float = 0.1
-    temperature: float = 2.0
-    away: float = 300.0
-    keep: float = 10.0
-    deposit: float = 0.05
-    replay: float = 5.0
+    alpha: Share = 0.1
+    temperature: Positive = 2.0
+    away: NonNegative = 300.0
+    keep: NonNegative = 10.0
+    deposit: NonNegative = 0.05
+    replay: NonNegative = 5.0
     faults: bool = False
 
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minigslora.config import NonNegative, Positive
 from minigslora.contracts import Batch, Problem, Terms
 from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
 
@@ -35,9 +36,9 @@ class LwFConfig(TaughtConfig, RelabellingConfig):
         twice_log: whether L_old takes the logarithm twice.
     """
 
-    match: float = 1.0
-    replay: float = 2.0
-    temperature: float = 0.4
+    match: NonNegative = 1.0
+    replay: NonNegative = 2.0
+    temperature: Positive = 0.4
     twice_log: bool = False
 
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from minigslora.config import AtLeastOne, NonNegative
 from minigslora.contracts import Batch, Problem, Task
 from minigslora.methods.finetuning import RELEASED, vectors
 from minigslora.methods.l2 import L2, L2Config, Named, gradient_importances
@@ -30,8 +31,8 @@ class MASConfig(L2Config):
         images: how many images share one gradient.
     """
 
-    weight: float = 0.005
-    images: int = 1
+    weight: NonNegative = 0.005
+    images: AtLeastOne = 1
 
 
 class MAS(L2):

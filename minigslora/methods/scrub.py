@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from minigslora.config import AtLeastOne, NonNegative, Positive, Share
 from minigslora.contracts import Batch, Problem, Progress, Role, Terms, Training
 from minigslora.methods.finetuning import Taught, TaughtConfig, vectors, with_total
 from minigslora.prototypes import prototype_distance
@@ -33,11 +34,11 @@ class SCRUBConfig(TaughtConfig):
         alternating: share of a round's epochs that alternate, max first.
     """
 
-    gamma: float = 0.99
-    alpha: float = 1.0
-    temperature: float = 0.4
-    rounds: int = 1
-    alternating: float = 2 / 3
+    gamma: NonNegative = 0.99
+    alpha: NonNegative = 1.0
+    temperature: Positive = 0.4
+    rounds: AtLeastOne = 1
+    alternating: Share = 2 / 3
 
 
 class SCRUB(Taught):

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from minigslora.config import NonNegative, Share
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Task, Terms, Training
 from minigslora.methods.scrub import SCRUB, SCRUBConfig
 from minigslora.streams import Streams
@@ -32,8 +33,8 @@ class SCRUBSConfig(SCRUBConfig):
         share: how much of the way the average goes after each epoch.
     """
 
-    smoothing: float = 0.05
-    share: float = 0.1
+    smoothing: NonNegative = 0.05
+    share: Share = 0.1
 
 
 class SCRUBS(SCRUB):

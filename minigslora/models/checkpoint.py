@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from minigslora.config import from_mapping
 from minigslora.errors import ModelError
 from minigslora.files import load_tensors, save_tensors, shipped_root
-from minigslora.models.detection import DetectorConfig, deformable_detr, pretrained
+from minigslora.models.detection import DetectorConfig, configured, deformable_detr, pretrained
 from minigslora.models.face import FaceConfig, face_transformer
 
 DETR_SIZE = 800
@@ -34,8 +35,8 @@ class Card:
     """What stands in a checkpoint's header.
 
     Attributes:
-        architecture: {"kind": "face", …FaceConfig}, {"kind": "deformable-detr", …DetectorConfig} or
-            {"kind": "timm", "name": …}.
+        architecture: {"kind": "face", …FaceConfig}, {"kind": "deformable-detr", …DetectorConfig},
+            {"kind": "timm", "name": …} or {"kind": "transformers", "config": …}.
         classes: names of the classes, in the order of the head.
         mean, std: normalisation of images in [0, 1].
         image_size: height and width of the input.
@@ -81,7 +82,11 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
         return timm_model(values.pop("name"), **values)
     if kind == "deformable-detr":
         return deformable_detr(from_mapping(DetectorConfig, values))
-    raise ModelError(f"unknown architecture {kind!r}; expected 'face', 'timm' or 'deformable-detr'")
+    if kind == "transformers":
+        return configured(values["config"], values.get("classes"))
+    raise ModelError(
+        f"unknown architecture {kind!r}; expected 'face', 'timm', 'deformable-detr' or 'transformers'"
+    )
 
 
 def timm_model(name: str, classes: int, **arguments: Any) -> nn.Module:
@@ -158,12 +163,13 @@ def _from_transformers(path: Path) -> tuple[nn.Module, Card]:
     config: Any = model.config
     names = tuple(str(config.id2label[row]) for row in range(config.num_labels))
     card = Card(
-        architecture={"kind": "transformers", "folder": path.parent.name},
+        architecture={"kind": "transformers", "config": json.loads(config.to_json_string(use_diff=False))},
         classes=names,
         mean=tuple(IMAGENET_DEFAULT_MEAN),
         std=tuple(IMAGENET_DEFAULT_STD),
         image_size=DETR_SIZE,
     )
+    set_card(model, card)
     return model, card
 
 

@@ -10,7 +10,7 @@ without weights).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,10 @@ from minigslora.errors import ConfigError, ModelError
 
 PRIOR = 0.01
 """π: what a head of sigmoids says of every class and place before training (arXiv 1708.02002, 4.1)."""
+
+
+NORM_GROUPS = 32
+"""How many groups transformers' GroupNorm of the feature maps has, whatever their width."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,12 @@ def deformable_detr(config: DetectorConfig) -> nn.Module:
 
     if config.layers < 2:
         raise ConfigError(f"layers = {config.layers}; expected 2 or more (transformers ties their heads)")
-    if config.dim % config.heads:
-        raise ConfigError(f"dim = {config.dim}; expected a multiple of heads = {config.heads}")
+    step = math.lcm(NORM_GROUPS, config.heads)
+    if config.dim < 1 or config.dim % step:
+        raise ConfigError(
+            f"dim = {config.dim}; expected a multiple of {step}, of {NORM_GROUPS} groups of a "
+            f"norm and of heads = {config.heads}"
+        )
     backbone = ResNetConfig(  # type: ignore[call-arg]
         embedding_size=config.stem,
         hidden_sizes=list(config.stages),
@@ -132,6 +140,22 @@ def pretrained(source: str | Path) -> nn.Module:
             f"no Deformable DETR at {str(source)!r} ({str(problem).splitlines()[0]}); give a folder with "
             "config.json and model.safetensors, or a name that transformers can download"
         ) from problem
+    return model
+
+
+def configured(config: Mapping[str, Any], classes: int | None = None) -> nn.Module:
+    """Build a Deformable DETR with random weights from transformers' own configuration.
+
+    Args:
+        config: the contents of a ``config.json``.
+        classes: how many rows its classifier has, where not as many as the configuration says.
+    """
+    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
+
+    built: Any = DeformableDetrConfig.from_dict({**config, "use_pretrained_backbone": False})
+    if classes is not None and classes != built.num_labels:
+        built.num_labels = classes
+    model: nn.Module = DeformableDetrForObjectDetection(built)
     return model
 
 

@@ -202,7 +202,13 @@ def class_map(table: Tensor, columns: Sequence[str], requests: Mapping[str, int]
     return fig
 
 
-def overlaid(values: Mapping[str, tuple[Tensor, str]], xlabel: str, ylabel: str, bins: int = 40) -> Figure:
+def overlaid(
+    values: Mapping[str, tuple[Tensor, str]],
+    xlabel: str,
+    ylabel: str,
+    bins: int = 40,
+    marks: Mapping[str, float] | None = None,
+) -> Figure:
     """Draw histograms of several samples over one another, as shares of each sample.
 
     Args:
@@ -210,6 +216,7 @@ def overlaid(values: Mapping[str, tuple[Tensor, str]], xlabel: str, ylabel: str,
         xlabel: what the samples are, with their unit.
         ylabel: what is counted.
         bins: how many bins, the same for all.
+        marks: dashed vertical lines by label.
     """
     _, ax = plt.subplots(figsize=(7, 3.2))
     low = min(float(v.min()) for v, _ in values.values())
@@ -220,6 +227,8 @@ def overlaid(values: Mapping[str, tuple[Tensor, str]], xlabel: str, ylabel: str,
         ax.hist(
             sample.cpu().numpy(), bins=edges, weights=weights, label=label, color=COLOURS[colour], alpha=0.6
         )
+    for label, place in (marks or {}).items():
+        ax.axvline(place, color="black", linewidth=1.5, linestyle="--", label=label)
     return _labelled(ax, xlabel, ylabel)
 
 

@@ -124,6 +124,21 @@ class Boxed:
     colours: Sequence[str]
 
 
+def _label_places(boxes: Sequence[Sequence[float]], size: int) -> list[tuple[float, float, str]]:
+    """Return where each box's text goes: above it, or below where another text would lie under it.
+
+    A text is taken to be 0.4 of the picture's ``size`` wide and a tenth of it high.
+    """
+    taken: list[tuple[float, float]] = []
+    places = []
+    for left, top, _, height in boxes:
+        bottom = top + height
+        clash = any(abs(left - x) < 0.4 * size and abs(top - y) < 0.1 * size for x, y in taken)
+        places.append((left, bottom, "top") if clash else (left, top, "bottom"))
+        taken.append((left, bottom + 0.1 * size if clash else top))
+    return places
+
+
 def boxed(rows: Mapping[str, Sequence[Boxed]], size: float = 1.9) -> Figure:
     """Show rows of pictures with boxes drawn into them.
 
@@ -141,13 +156,17 @@ def boxed(rows: Mapping[str, Sequence[Boxed]], size: float = 1.9) -> Figure:
     for line, (label, row) in zip(axes, rows.items(), strict=True):
         for ax, picture in zip(line, row, strict=False):
             ax.imshow(picture.image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
-            for (left, top, width, height), text, colour in zip(
-                picture.boxes, picture.texts, picture.colours, strict=True
+            for (left, top, width, height), (x, y, side), text, colour in zip(
+                picture.boxes,
+                _label_places(picture.boxes, picture.image.shape[-1]),
+                picture.texts,
+                picture.colours,
+                strict=True,
             ):
                 frame = Rectangle((left, top), width, height, fill=False, color=COLOURS[colour], linewidth=2)
                 ax.add_patch(frame)
                 plate = {"facecolor": COLOURS[colour], "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-                ax.text(left, top, text, fontsize=6.5, color="white", va="bottom", bbox=plate, clip_on=True)
+                ax.text(x, y, text, fontsize=6.5, color="white", va=side, bbox=plate, clip_on=True)
         line[0].text(-0.06, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=9)
     fig.tight_layout(pad=0.3)
     return fig

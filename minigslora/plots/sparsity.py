@@ -206,12 +206,25 @@ def sparsity_cost(
         (axes[0], 1, "acc_r", "retained: high is good"),
         (axes[1], 2, "acc_f", "forgotten: low is good"),
     ):
-        for (label, points), marker in zip(lines.items(), "os^DvP", strict=False):
+        for i, ((label, points), marker) in enumerate(zip(lines.items(), "os^DvP", strict=False)):
             ordered = sorted(points)
-            ax.plot([p[0] for p in ordered], [p[k] for p in ordered], marker=marker, label=label, alpha=0.8)
-            for point in ordered:
+            size, side = 10 - 2 * i, ((5, 4), (5, -10), (-16, 4))[i % 3]  # so that equal points all show
+            (line,) = ax.plot(
+                [p[0] for p in ordered],
+                [p[k] for p in ordered],
+                marker=marker,
+                markersize=max(size, 4),
+                label=label,
+                alpha=0.8,
+            )
+            for x, *heights, text in ordered:
                 ax.annotate(
-                    point[3], (point[0], point[k]), fontsize=7, xytext=(4, 4), textcoords="offset points"
+                    text,
+                    (x, heights[k - 1]),
+                    fontsize=7,
+                    xytext=side,
+                    textcoords="offset points",
+                    color=line.get_color(),
                 )
         ax.axhline(levels[name], color="black", linestyle="--", lw=1, label="without sparsity")
         ax.set_title(title)

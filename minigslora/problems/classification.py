@@ -204,8 +204,8 @@ class Classification(Normalising, Problem):
     def class_rows(self, space: Space, model: nn.Module | None = None) -> Tensor:
         """Return what the classifier says of its own rows, (C, D).
 
-        The row of a class stands for an image of it: in embedding space the row itself, scaled to
-        the mean length of all rows; in logit space the classifier's output for it.
+        The row of a class stands for an image of it: in embedding space the row itself; in logit space
+        the classifier's output for it.
         """
         source: Any = model or self.model
         head = source.get_classifier()

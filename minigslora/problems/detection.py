@@ -56,7 +56,8 @@ class Choices:
             the queries matched to them out of the loss.
         others: objects of other classes than the request's, in forgotten images, likewise.
         bounded: what forgetting maximises: the focal loss (9.2) of the "matched" queries' true
-            classes, or twice the whole focal loss over "all" queries, as the released code does.
+            classes, or the whole weighted focal loss over "all" queries, as the released code does.
+        focal: weight of the focal loss of all queries; transformers' own is 1, the released code's 2.
         boxes_of_forgotten: whether the box losses of forgotten objects are still minimised. The
             corrected recipe teaches nothing about a forgotten object, not even its place.
     """
@@ -64,12 +65,13 @@ class Choices:
     gone: Literal["ignore", "background"] = "background"
     others: Literal["ignore", "background"] = "ignore"
     bounded: Literal["matched", "all"] = "matched"
+    focal: float = 1.0
     boxes_of_forgotten: bool = False
 
 
 CHOICES: dict[str, Choices] = {
     "corrected": Choices(),
-    "released": Choices(others="background", bounded="all", boxes_of_forgotten=True),
+    "released": Choices(others="background", bounded="all", focal=2.0, boxes_of_forgotten=True),
 }
 """The choices of each recipe."""
 
@@ -283,7 +285,8 @@ class Detection(Normalising, Problem):
     def losses(self, outputs: Outputs, batch: Batch, margin: bool = True, handicap: float = 0.0) -> Losses:
         """Return per-image losses: focal as the bounded part, weighted box losses as the plain one.
 
-        The mean over a role's images is transformers' loss on that part of the batch: sums over queries
+        The mean over a role's images is transformers' loss on that part of the batch, its focal part
+        weighted as :class:`Choices` says: sums over queries
         are divided by the mean number of objects an image. Of forgotten images the bounded part is as
         :class:`Choices` says; ``handicap`` nats are taken off the true logit of their matched queries.
         """
@@ -294,10 +297,11 @@ class Detection(Normalising, Problem):
         per_image = torch.cat([part.mean().clamp(min=1).expand(len(part)) for part in parts])
         forgotten = torch.tensor([r == "forget" for r, size in batch.sizes.items() for _ in range(size)])
         forgotten = forgotten.to(self.device)
-        focal = self._focal(outputs.logits.masked_fill(own.ignored[..., None], IGNORED), objects) / per_image
+        focal = self._focal(outputs.logits.masked_fill(own.ignored[..., None], IGNORED), objects)
+        focal = self.choices.focal * focal / per_image
         boxes = self._boxes(outputs.boxes, objects) / per_image
         if self.choices.bounded == "all":
-            bounded = 2 * focal
+            bounded = focal
         else:
             bounded = self._focal_of_matched(outputs.logits, objects, handicap)
         taught = boxes if self.choices.boxes_of_forgotten else torch.zeros_like(boxes)

@@ -1,0 +1,35 @@
+"""Pictures: what is drawn stands where it should; the notebooks' tests draw the rest."""
+
+import torch
+from matplotlib import pyplot as plt
+
+from minigslora import plots
+
+
+def test_texts_of_boxes_on_one_place_do_not_cover_each_other():
+    boxes = [[10.0, 20.0, 30.0, 30.0], [12.0, 21.0, 30.0, 30.0], [60.0, 60.0, 20.0, 20.0]]
+    picture = plots.Boxed(torch.zeros(3, 96, 96, dtype=torch.uint8), boxes, list("abc"), ["retain"] * 3)
+    figure = plots.boxed({"row": [picture]})
+    places = {t.get_text(): (t.get_position(), t.get_va()) for t in figure.axes[0].texts}
+    assert places["a"] == ((10.0, 20.0), "bottom")
+    assert places["b"] == ((12.0, 51.0), "top")  # below its box
+    assert places["c"] == ((60.0, 60.0), "bottom")
+    plt.close(figure)
+
+
+def test_marks_of_histograms_are_lines_with_a_name():
+    figure = plots.overlaid({"one": (torch.arange(9.0), "retain")}, "x", "y", marks={"bound": 4.0})
+    (line,) = figure.axes[0].lines
+    assert line.get_label() == "bound"
+    assert set(line.get_xdata()) == {4.0}
+    plt.close(figure)
+
+
+def test_equal_points_of_two_lines_both_show():
+    lines = {name: [(0.0, 80.0, 1.0, "0.2"), (50.0, 79.0, 2.0, "0.4")] for name in ("A", "B")}
+    figure = plots.sparsity_cost(lines, {"acc_r": 82.0, "acc_f": 0.0})
+    drawn = figure.axes[0].lines[:2]
+    assert drawn[0].get_markersize() > drawn[1].get_markersize()
+    texts = figure.axes[0].texts
+    assert len({t.xy + t.xyann for t in texts}) == len(texts) == 4
+    plt.close(figure)
