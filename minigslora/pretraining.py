@@ -214,6 +214,11 @@ RECIPES: dict[str, dict[str, Recipe]] = {
             start="mini-faces",
         ),
     },
+    "olivetti": {
+        "cpu": Recipe(
+            replace(MINI_FACE, classes=40, dropout=0.0), Pretraining(epochs=100, batch=48), start="mini-faces"
+        ),
+    },
     # The model knows more than the task: the head's other half is for the outside check.
     "mini-glyphs": {
         "cpu": Recipe(MINI_GLYPH, Pretraining(epochs=34, batch=64, warmup_epochs=2), data="mini-glyphs-all"),

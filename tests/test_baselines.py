@@ -19,7 +19,7 @@ from minigslora.datasets.splits import Plan, Setting, plan
 from minigslora.errors import ConfigError, DataError, ModelError
 from minigslora.forgetting import forget_sequence
 from minigslora.methods.fdr import FDR, FDRConfig
-from minigslora.methods.finetuning import Relabel
+from minigslora.methods.finetuning import Relabel, present
 from minigslora.methods.lirf import lower_half
 from minigslora.methods.lwf import soft_cross_entropy, twice_log
 from minigslora.problems.classification import Classification, Outputs
@@ -649,3 +649,10 @@ def test_a_task_without_the_images_that_are_needed_is_refused(problem, name, rol
 def test_lirf_refuses_a_model_that_has_no_halves():
     with pytest.raises(ModelError, match="between two Transformer blocks, but this one has 0"):
         lower_half(nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_a_role_that_must_be_there():
+    with pytest.raises(DataError, match="the batch has no retain image"):
+        present(None, "retain")
+    part = torch.ones(2)
+    assert present(part, "forget") is part

@@ -429,7 +429,7 @@ def test_pretrain_writes_checkpoint_and_record(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["olivetti"], "no pre-training recipe for 'olivetti'"),
+        (["lfw"], "no pre-training recipe for 'lfw'"),
         (["mini-faces", "--epochs", "0"], "epochs = 0"),
         (["mini-faces", "--width", "100"], "multiple of 32"),
         (["mini-faces", "--depth", "0"], "depth = 0"),

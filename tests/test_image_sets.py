@@ -2,7 +2,9 @@
 
 import json
 import pickle
+from urllib.error import URLError
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ import torchvision
 from matplotlib.ft2font import FT2Font
 from test_folders import photo, tree
 
-from minigslora.datasets import cifar, imagenet, mini_glyphs, registry
+from minigslora.datasets import cifar, imagenet, mini_glyphs, olivetti, registry
 from minigslora.datasets.images import augment
 from minigslora.errors import DataError
+from minigslora.pretraining import make_checkpoint, recipe_for
 
 A, B, C = "n01440764", "n01443537", "n02099601"
 
@@ -205,6 +208,48 @@ def test_cifar_is_read_from_its_files_and_a_tenth_held_out(tmp_path, monkeypatch
         assert not split.images[:, 1:].any()
     assert data.val.labels.bincount().tolist() == [2, 2, 2, 2]
     assert cifar.load(16).train.images.shape == (72, 3, 16, 16)
+
+
+def write_olivetti(root):
+    """Write faces of one grey each in the format that scikit-learn keeps; ten in a row are one person's."""
+    (root / "olivetti").mkdir()
+    faces = np.repeat(np.linspace(0, 1, 400, dtype=np.float32)[:, None], 4096, axis=1)
+    joblib.dump(faces, root / "olivetti" / "olivetti_py3.pkz", compress=6)
+
+
+def test_olivetti_is_split_by_person(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIGSLORA_DATA", str(tmp_path))
+    write_olivetti(tmp_path)
+    data = registry.load("olivetti")
+    assert (len(data.classes), data.classes[7], data.train.images.shape) == (
+        40,
+        "person-07",
+        (240, 3, 64, 64),
+    )
+    for split, count in olivetti.COUNTS.items():
+        part = getattr(data, split)
+        assert part.labels.bincount().tolist() == [count] * 40
+        shade = part.images[:, 0, 0, 0].double() * 399 / 255  # a photograph's number, nearly
+        assert ((shade / 10).floor() - part.labels).abs().max() <= 1
+    again = olivetti.load(48)
+    assert again.test.images.shape == (120, 3, 48, 48)
+    assert torch.equal(again.test.labels, data.test.labels)
+    record = make_checkpoint(
+        "olivetti", recipe_for("olivetti", "cpu", epochs=1), tmp_path / "o.safetensors", "cpu"
+    )
+    assert record["architecture"]["classes"] == 40
+
+
+def test_olivetti_that_cannot_be_downloaded_says_what_to_do(tmp_path, monkeypatch):
+    def unreachable(**_):
+        raise URLError("no network")
+
+    monkeypatch.setenv("MINIGSLORA_DATA", str(tmp_path))
+    monkeypatch.setattr(olivetti, "fetch_olivetti_faces", unreachable)
+    with pytest.raises(
+        DataError, match=r"no network.* put olivettifaces\.mat, as scikit-learn names it, into"
+    ):
+        registry.load("olivetti")
 
 
 def test_cifar_that_cannot_be_downloaded_says_what_to_do(tmp_path, monkeypatch):

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from minigslora.datasets import cifar, detection, folders, imagenet, mini_faces, mini_glyphs, mini_scenes
+from minigslora.datasets import (
+    cifar,
+    detection,
+    folders,
+    imagenet,
+    mini_faces,
+    mini_glyphs,
+    mini_scenes,
+    olivetti,
+)
 from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.errors import DataError
@@ -56,7 +65,7 @@ RENDERED: dict[str, tuple[Callable[..., DataSet], str, int]] = {
 }
 """Data sets that are drawn on first use: by what, which part, and their size in pixels."""
 
-DOWNLOADED: dict[str, Callable[[int | None], DataSet]] = {"cifar100": cifar.load}
+DOWNLOADED: dict[str, Callable[[int | None], DataSet]] = {"cifar100": cifar.load, "olivetti": olivetti.load}
 """Data sets that are downloaded on first use."""
 
 
