@@ -15,7 +15,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from minigslora import files, lora, methods
 from minigslora.contracts import Method, Task
 from minigslora.datasets.splits import Setting, plan
-from minigslora.errors import ConfigError, DataError, OutputError, TrainingDiverged
+from minigslora.errors import ConfigError, DataError, ModelError, OutputError, TrainingDiverged
 from minigslora.forgetting import Average, EpochOrder, RunFolder, forget_sequence, learning_rate, train_task
 from minigslora.methods.gslora import GSLoRA
 from minigslora.streams import Streams
@@ -298,6 +298,9 @@ def test_the_folder_of_another_run_is_refused_and_kept(tmp_path, change, message
 def test_a_folder_in_which_nothing_was_done_takes_corrected_settings(tmp_path):
     with pytest.raises(ConfigError, match=r"batch_retain = 0; expected 1 or more"):
         serve(out=tmp_path, batch_retain=0)
+    assert not list(tmp_path.iterdir())  # found before anything was written
+    with pytest.raises(ModelError, match="LoRA rank 999"):
+        serve(out=tmp_path, rank=999)
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
     _, reports = serve(out=tmp_path)
     assert numbers(serve(out=tmp_path)[1]) == numbers(reports)

@@ -130,7 +130,8 @@ def test_files_and_names_that_build_no_model(tmp_path):
     with pytest.raises(ModelError, match=r"does not say its architecture; name it \(--model NAME\)"):
         checkpoint.load(tmp_path / "bare.safetensors")
     with pytest.raises(
-        ModelError, match=r"unknown architecture 'onnx'; expected 'face', 'timm' or 'deformable-detr'"
+        ModelError,
+        match=r"unknown architecture 'onnx'; expected 'face', 'timm', 'deformable-detr' or 'transformers'",
     ):
         checkpoint.build({"kind": "onnx"})
     with pytest.raises(ModelError, match=r"timm has no model 'vit_tinny'; it has .*vit"):
