@@ -26,15 +26,17 @@ def pick_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"unknown device {name!r}; expected 'auto', 'cpu' or 'cuda'")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA GPU; use 'cpu'")
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA GPU; use 'cpu'")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs"
+            )
         os.environ.setdefault(*CUBLAS)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs")
     return device
 
 

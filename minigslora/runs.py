@@ -92,7 +92,7 @@ class Run:
         count = torch.get_num_threads()
         return (
             f"{shown}\n{device_name(self.torch_device)}, training in {bf16}, "
-            f"{count} thread{'s'[: count > 1]}\nprofile {self.profile}, seed {self.seed}\n"
+            f"{count} {'thread' if count == 1 else 'threads'}\nprofile {self.profile}, seed {self.seed}\n"
             + ", ".join(f"{k} = {v}" for k, v in own.items())
         )
 

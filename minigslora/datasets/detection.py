@@ -169,10 +169,7 @@ def objects_of(
     """
     boxes, found, crowd = list[list[float]](), list[int](), list[bool]()
     for entry in annotations:
-        if missing := [key for key in ("category_id", "bbox") if key not in entry]:
-            raise DataError(
-                f"annotation {entry.get('id')} has no {missing[0]!r}; add it, or remove the annotation"
-            )
+        _require(entry, ("category_id", "bbox"), "annotation")
         if entry["category_id"] not in labels:
             raise DataError(
                 f"annotation {entry.get('id')} has category_id {entry['category_id']}, which 'categories' "
@@ -195,16 +192,19 @@ def objects_of(
     )
 
 
+def _require(entry: Mapping[str, Any], keys: Sequence[str], what: str) -> None:
+    """Raise a :class:`DataError` for the first of ``keys`` that an entry of COCO's JSON lacks."""
+    if missing := [key for key in keys if key not in entry]:
+        raise DataError(f"{what} {entry.get('id')} has no {missing[0]!r} in the annotation file; add it")
+
+
 def from_coco(images: Tensor | Images, annotations: Mapping[str, Any]) -> DetectionSet:
     """Return a split from pictures and COCO's dictionary of images, annotations and categories."""
     categories = sorted(annotations["categories"], key=lambda c: c["id"])
     labels = {c["id"]: place for place, c in enumerate(categories)}
     own: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in annotations["images"]}
     for image in annotations["images"]:
-        if missing := [key for key in ("height", "width") if key not in image]:
-            raise DataError(
-                f"image {image['id']} has no {missing[0]!r} in the annotations; add it, in pixels"
-            )
+        _require(image, ("height", "width"), "image")
     for entry in annotations["annotations"]:
         own[entry["image_id"]].append(entry)
     objects = tuple(

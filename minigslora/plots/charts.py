@@ -111,8 +111,7 @@ def histograms(
         ax.hist(
             samples.cpu().numpy(), bins=edges, label=label, color=COLOURS[colour], alpha=0.75, linewidth=0
         )
-    for i, (label, place) in enumerate(marks.items()):
-        ax.axvline(place, color="black", linewidth=1.5, linestyle=("--", ":", "-.")[i % 3], label=label)
+    _mark(ax, marks)
     return _labelled(ax, xlabel, ylabel)
 
 
@@ -202,6 +201,12 @@ def class_map(table: Tensor, columns: Sequence[str], requests: Mapping[str, int]
     return fig
 
 
+def _mark(ax: Axes, marks: Mapping[str, float]) -> None:
+    """Draw vertical lines by label, each in a style of its own."""
+    for i, (label, place) in enumerate(marks.items()):
+        ax.axvline(place, color="black", linewidth=1.5, linestyle=("--", ":", "-.")[i % 3], label=label)
+
+
 def overlaid(
     values: Mapping[str, tuple[Tensor, str]],
     xlabel: str,
@@ -216,7 +221,7 @@ def overlaid(
         xlabel: what the samples are, with their unit.
         ylabel: what is counted.
         bins: how many bins, the same for all.
-        marks: dashed vertical lines by label.
+        marks: vertical lines by label.
     """
     _, ax = plt.subplots(figsize=(7, 3.2))
     low = min(float(v.min()) for v, _ in values.values())
@@ -227,8 +232,7 @@ def overlaid(
         ax.hist(
             sample.cpu().numpy(), bins=edges, weights=weights, label=label, color=COLOURS[colour], alpha=0.6
         )
-    for label, place in (marks or {}).items():
-        ax.axvline(place, color="black", linewidth=1.5, linestyle="--", label=label)
+    _mark(ax, marks or {})
     return _labelled(ax, xlabel, ylabel)
 
 

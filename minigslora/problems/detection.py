@@ -286,9 +286,9 @@ class Detection(Normalising, Problem):
         """Return per-image losses: focal as the bounded part, weighted box losses as the plain one.
 
         The mean over a role's images is transformers' loss on that part of the batch, its focal part
-        weighted as :class:`Choices` says: sums over queries
-        are divided by the mean number of objects an image. Of forgotten images the bounded part is as
-        :class:`Choices` says; ``handicap`` nats are taken off the true logit of their matched queries.
+        weighted as :class:`Choices` says: sums over queries are divided by the mean number of objects an
+        image. Of forgotten images the bounded part is as :class:`Choices` says; ``handicap`` nats are
+        taken off the true logit of their matched queries.
         """
         own = self.matches(outputs, batch)
         objects = Annotated.of(own)
