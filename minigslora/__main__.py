@@ -161,19 +161,25 @@ def pretrain(
     start: Annotated[
         Optional[str], typer.Option(help="Checkpoint to start from: mini-faces, or a file; '' for none.")
     ] = None,
+    without: Annotated[
+        Optional[Path],
+        typer.Option(help="A file of class names, one a line, that the model never sees: a reference model."),
+    ] = None,
     device: Device = "auto",
     seed: Seed = 0,
     out: Annotated[Optional[Path], typer.Option(help="The checkpoint, FILE.safetensors.")] = None,
 ) -> None:
     """Pre-train a model; its record goes beside it as JSON."""
+    from minigslora.files import read_lines
     from minigslora.pretraining import make_checkpoint, recipe_for
     from minigslora.runs import runs_root
 
     sizes = {"image_size": image_size, "dim": width, "depth": depth}
-    recipe = recipe_for(name, device, epochs=epochs, start=start, seed=seed, **sizes)
+    left_out = read_lines(without) if without else []
+    recipe = recipe_for(name, device, epochs=epochs, start=start, seed=seed, without=left_out, **sizes)
     target = out or runs_root() / "pretrain" / f"{name}.safetensors"
     given: dict[str, Any] = {"epochs": epochs, "image-size": image_size, "width": width, "depth": depth}
-    given["start"] = start
+    given |= {"start": start, "without": without}
     options = "".join(f" --{key} {value}" for key, value in given.items() if value is not None)
     command = f"minigslora pretrain {name}{options} --device {device} --seed {seed}"
     watch, total = _watched(), recipe.training.epochs

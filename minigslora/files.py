@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minigslora.errors import ModelError, OutputError
+from minigslora.errors import DataError, ModelError, OutputError
 
 
 def data_root() -> Path:
@@ -92,6 +92,23 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file without surrounding blanks; empty ones are left out.
+
+    Raises:
+        DataError: where there is no such file, it is no text, or nothing is in it.
+    """
+    try:
+        text = path.expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise DataError(
+            f"{path} cannot be read as a list of names ({problem}); write one name a line"
+        ) from None
+    if not (lines := [line.strip() for line in text.splitlines() if line.strip()]):
+        raise DataError(f"{path} is empty; write one name a line")
+    return lines
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,9 +24,10 @@ from tqdm import tqdm
 from minigslora.config import AtLeastOne, Count, NonNegative, Share, parse_fields
 from minigslora.contracts import Batch
 from minigslora.datasets import registry
+from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.device import Precision, autocast, pick_device
 from minigslora.erasure import normalisation
-from minigslora.errors import ConfigError, TrainingDiverged
+from minigslora.errors import ConfigError, DataError, TrainingDiverged
 from minigslora.files import require_writable, sha256, write_json
 from minigslora.models import checkpoint
 from minigslora.models.detection import MINI_SCENES, DetectorConfig, frozen_norms, trainable_norms
@@ -189,12 +190,15 @@ class Recipe:
         start: whose weights, all but the head's, it starts from: a shipped checkpoint's name or a
             file; "" for random ones.
         data: the data set it is trained on, where that is not the one it is named after.
+        without: names of classes whose images are left out of every split, for a model that never knew
+            them; their rows stay in the head.
     """
 
     model: FaceConfig | VitConfig | DetectorConfig
     training: Pretraining
     start: str = ""
     data: str = ""
+    without: tuple[str, ...] = ()
 
 
 MINI_RECIPE = Recipe(MINI_FACE, Pretraining(epochs=45))
@@ -249,6 +253,7 @@ def recipe_for(
     depth: int | None = None,
     start: str | None = None,
     seed: int = 0,
+    without: Sequence[str] = (),
 ) -> Recipe:
     """Return the recipe of a data set on a device, with what was asked for in its place.
 
@@ -263,10 +268,13 @@ def recipe_for(
         raise ConfigError(f"no pre-training recipe for {name!r}; there are {', '.join(RECIPES)}")
     kind = pick_device(device).type
     recipe = RECIPES[name].get(kind, RECIPES[name]["cpu"])
+    recipe = replace(recipe, without=tuple(without))
     model, training = recipe.model, replace(recipe.training, seed=seed)
     if epochs is not None:
         training = replace(training, epochs=_at_least_one("epochs", epochs))
     if isinstance(model, DetectorConfig):
+        if without:
+            raise ConfigError(f"without is for classifiers; {name} trains a detector")
         sizes = {"image_size": image_size, "dim": dim, "layers": depth}
         return _detector_recipe(recipe, model, training, sizes, start)
     each, ratio = model.dim // model.heads, model.mlp // model.dim
@@ -375,6 +383,7 @@ def make_checkpoint(
         "data": recipe.data or name,
         "architecture": architecture,
         "start": recipe.start,
+        "without": list(recipe.without),
         "training": asdict(recipe.training),
         "versions": versions(),
         "device": device_name(problem.device),
@@ -385,6 +394,7 @@ def make_checkpoint(
     history = pretrain(problem, recipe.training, watch, on_epoch, evaluate_every=1 if detector else 5)
     if detector:
         frozen_norms(problem.model)
+    if half := detector or bool(recipe.without):
         checkpoint.halve(problem.model)
     record["metrics"] = {
         **_measured(problem),
@@ -397,9 +407,12 @@ def make_checkpoint(
         mean=_plain(problem.mean),
         std=_plain(problem.std),
         image_size=recipe.model.image_size,
-        notes={k: record[k] for k in ("data", "command", "seed", "start", "training", "metrics", "versions")},
+        notes={
+            k: record[k]
+            for k in ("data", "command", "seed", "start", "without", "training", "metrics", "versions")
+        },
     )
-    checkpoint.save(out, problem.model, card, half=detector)
+    checkpoint.save(out, problem.model, card, half=half)
     record["sha256"] = sha256(out)
     write_json(out.with_suffix(".json"), record)
     return record
@@ -428,13 +441,33 @@ def _untrained(
         if recipe.start:
             start_from(model, recipe.start)
         return Detection(model, scenes, device=device), own
-    data = registry.load(recipe.data or name, size, watch)
+    data = _without(registry.load(recipe.data or name, size, watch), recipe.without)
     own = described(replace(recipe.model, classes=len(data.classes)))
     model = checkpoint.build(own)
     if recipe.start:
         start_from(model, recipe.start)
     mean, std = normalisation(model)
     return Classification(model, data, mean, std, device=device), own
+
+
+def _without(data: DataSet, names: Sequence[str]) -> DataSet:
+    """Return a data set without the images of some classes; the head keeps their rows.
+
+    Raises:
+        DataError: for a name that is no class, or where no image is left.
+    """
+    if not names:
+        return data
+    left_out = data.class_ids(names)
+    kept = [c for c in range(len(data.classes)) if c not in left_out]
+    if not kept:
+        raise DataError(f"without names all {len(left_out)} classes of {data.name}; at least one must stay")
+    splits: dict[str, ImageSet] = {}
+    for name in ("train", "val", "test"):
+        split: ImageSet = getattr(data, name)
+        rows = split.of_classes(kept)
+        splits[name] = replace(split, images=split.images[rows], labels=split.labels[rows])
+    return replace(data, **splits)
 
 
 def _measured(problem: Classification | Detection) -> dict[str, float]:

@@ -13,6 +13,7 @@ from minigslora.models.face import MINI_FACE, face_transformer
 from minigslora.pretraining import (
     Pretraining,
     Recipe,
+    _untrained,
     make_checkpoint,
     pretrain,
     rate,
@@ -210,3 +211,20 @@ def test_the_recipe_of_real_faces_on_a_cpu_starts_from_the_shipped_model_where_i
     assert recipe_for("casia-face100", "cpu", depth=12).start == ""
     assert recipe_for("casia-face100", "cpu", start="").start == ""
     assert recipe_for("mini-faces", "cpu").start == ""
+
+
+def test_a_reference_model_never_sees_the_classes_it_goes_without():
+    recipe = recipe_for("mini-faces", epochs=1, without=["person-003", "person-007"])
+    problem, _ = _untrained("mini-faces", recipe, "cpu", False)
+    for split in ("train", "val", "test"):
+        labels = getattr(problem.data, split).labels
+        assert not torch.isin(labels, torch.tensor([3, 7])).any()
+        assert labels.unique().numel() == 98
+    assert len(problem.data.classes) == problem.num_classes == 100
+
+
+def test_a_reference_model_needs_classes_that_there_are():
+    with pytest.raises(DataError, match="unknown class 'person-999'"):
+        _untrained("mini-faces", recipe_for("mini-faces", without=["person-999"]), "cpu", False)
+    with pytest.raises(ConfigError, match="for classifiers"):
+        recipe_for("mini-scenes", without=["cat"])
