@@ -462,7 +462,7 @@ def _without(data: DataSet, names: Sequence[str]) -> DataSet:
     kept = [c for c in range(len(data.classes)) if c not in left_out]
     if not kept:
         raise DataError(f"without names all {len(left_out)} classes of {data.name}; at least one must stay")
-    splits: dict[str, ImageSet] = {}
+    splits: dict[str, Any] = {}
     for name in ("train", "val", "test"):
         split: ImageSet = getattr(data, name)
         rows = split.of_classes(kept)

@@ -1,15 +1,19 @@
 """Images in class folders: ``ROOT/train/CLASS/*.jpg`` and ``ROOT/test/CLASS/*.jpg``.
 
 ``val`` is taken where there is one and else held out of ``train``; a root with class folders only is
-split into all three. CASIA-Face100, ImageNet100 and anyone's own photographs come this way.
+split into all three. The classes are in the order of ``classes.txt`` where one lies beside their folders.
+CASIA-Face100, ImageNet100 and anyone's own photographs come this way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
@@ -19,6 +23,7 @@ from tqdm import tqdm
 
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.errors import DataError
+from minigslora.files import read_lines
 from minigslora.streams import Streams
 
 CPU = torch.device("cpu")
@@ -31,6 +36,8 @@ SPLIT_NAMES: dict[str, tuple[str, ...]] = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "val", "valid", "validation"),
 }
+CLASS_LIST = "classes.txt"
+"""Beside the class folders: their names in the order of the model's head, one a line."""
 IN_MEMORY = 4 << 30
 """Bytes of uint8 images kept in memory; a larger split is read from its files as needed."""
 
@@ -84,12 +91,27 @@ def class_files(folder: Path) -> Files:
     }
 
 
-def load(root: Path | str, image_size: int, name: str = "", watch: bool = False) -> DataSet:
+def load(
+    root: Path | str,
+    image_size: int,
+    name: str = "",
+    watch: bool = False,
+    classes: Sequence[str] | None = None,
+) -> DataSet:
     """Return the data set below ``root``, images as squares of ``image_size`` pixels.
+
+    Args:
+        root: the folder.
+        image_size: height and width to resize to.
+        name: what to call the data set; its folder's name by default.
+        watch: whether to show progress.
+        classes: the class folders' names in the order of the model's head. Where they are not given, a
+            ``classes.txt`` in ``root`` or in its training folder says them, one a line; without one they
+            are sorted by code point.
 
     Raises:
         DataError: for a missing folder, a split without images, a class of one split that another
-            lacks in training, or an unreadable image.
+            lacks in training, a list of other classes, or an unreadable image.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -97,19 +119,112 @@ def load(root: Path | str, image_size: int, name: str = "", watch: bool = False)
             f"no data folder at {root}; expected {root / 'train' / 'CLASS' / 'image.jpg'} and "
             f"{root / 'test' / 'CLASS' / 'image.jpg'}"
         )
-    return data_set(root, splits(root), image_size, name, watch)
+    return data_set(root, splits(root), image_size, name, watch, classes)
 
 
 def data_set(
-    root: Path, files: Mapping[str, Files], image_size: int, name: str = "", watch: bool = False
+    root: Path,
+    files: Mapping[str, Files],
+    image_size: int,
+    name: str = "",
+    watch: bool = False,
+    classes: Sequence[str] | None = None,
 ) -> DataSet:
     """Return the data set of each split's files by class; the classes are those of training, in order."""
-    classes = tuple(files["train"])
+    ordered = class_order(root, files["train"], classes)
     sets = {
-        split: image_set(own, classes, image_size, f"{root.name}/{split}", watch)
+        split: image_set(own, ordered, image_size, f"{root.name}/{split}", watch)
         for split, own in files.items()
     }
-    return DataSet(name or root.name, sets["train"], sets["val"], sets["test"])
+    drawn = _split_folders(root)["train"] is None
+    return DataSet(name or root.name, sets["train"], sets["val"], sets["test"], split_by_us=drawn)
+
+
+# --- the order of the classes ------------------------------------------------------------------------
+
+
+def class_order(root: Path, found: Iterable[str], given: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return the classes in the order of the model's head: as given, as ``classes.txt`` says, or sorted.
+
+    Raises:
+        DataError: for a list that does not name exactly the class folders of training, each once.
+    """
+    if given is not None:
+        return in_order(given, found, "the class names given")
+    places = dict.fromkeys((root, _split_folders(root)["train"] or root))
+    lists = [place / CLASS_LIST for place in places if (place / CLASS_LIST).is_file()]
+    orders = [in_order(read_lines(file), found, str(file)) for file in lists]
+    if len(set(orders)) > 1:
+        raise DataError(f"{lists[0]} and {lists[1]} list the classes in two orders; remove the wrong one")
+    return orders[0] if orders else tuple(sorted(found))
+
+
+def in_order(given: Sequence[str], found: Iterable[str], source: str) -> tuple[str, ...]:
+    """Return the names found in the order given; a name's accents may be composed or not.
+
+    Raises:
+        DataError: naming ``source``, for a name that is given twice, is not there, or is not given.
+    """
+    known = {unicodedata.normalize("NFC", name): name for name in found}
+    order = tuple(known.get(unicodedata.normalize("NFC", name), name) for name in given)
+    faults = {
+        "names twice": {name for i, name in enumerate(order) if name in order[:i]},
+        "names classes without a training folder": set(order) - set(known.values()),
+        "does not name the class folders": set(known.values()) - set(order),
+    }
+    if wrong := [f"{what} {shortened(sorted(names))}" for what, names in faults.items() if names]:
+        raise DataError(
+            f"{source}: the list {' and '.join(wrong)}; expected the names of the {len(known)} class folders "
+            "of training, each once, in the order of the model's head. Correct the list, or remove it for "
+            "the order by name"
+        )
+    return order
+
+
+def reordered(data: DataSet, classes: Sequence[str]) -> DataSet:
+    """Return a data set whose labels count its classes in another order."""
+    order = in_order(classes, data.classes, "the class names given")
+    places = torch.tensor([order.index(name) for name in data.classes])
+    sets: dict[str, Any] = {
+        split: replace(own, labels=places[own.labels], classes=order)
+        for split, own in (("train", data.train), ("val", data.val), ("test", data.test))
+    }
+    return replace(data, **sets)
+
+
+def common_orders(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the orders that training programs commonly give to class folders, by what they are called.
+
+    The first is ours, by code point (torchvision, Keras). An order equal to one before it is left out.
+    """
+    keys: dict[str, Callable[[str], Any]] = {
+        "by code point": lambda name: name,
+        "natural, whatever the case (2 before 10)": lambda name: _natural(name.casefold()),  # as timm
+        "natural (2 before 10)": _natural,
+        "whatever the case": str.casefold,
+        "as paths (a-b before a)": lambda name: f"{name}/",
+    }
+    known = sorted(names)
+    if all(re.fullmatch("-?[0-9]+", name) for name in known):
+        keys["numeric"] = int
+    found: dict[str, tuple[str, ...]] = {}
+    for what, key in keys.items():
+        if (order := tuple(sorted(known, key=key))) not in found.values():
+            found[what] = order
+    return found
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
+
+
+def shortened(names: Sequence[str], most: int = 5) -> str:
+    """Return the first few of some names, and how many there are where there are more."""
+    some = ", ".join(repr(str(name)) for name in names[:most])
+    return f"{some}, … ({len(names)} in all)" if len(names) > most else some
+
+
+# --- the files ---------------------------------------------------------------------------------------
 
 
 def splits(root: Path) -> dict[str, Files]:
@@ -118,10 +233,7 @@ def splits(root: Path) -> dict[str, Files]:
     Raises:
         DataError: for a split without images, or a class of one split that training lacks.
     """
-    folders = {
-        split: next((root / n for n in names if (root / n).is_dir()), None)
-        for split, names in SPLIT_NAMES.items()
-    }
+    folders = _split_folders(root)
     if folders["train"] is None:
         train, rest = hold_out(_not_empty(root), 0.2)
         test, val = hold_out(rest, 0.5)  # the only image held out is for the test
@@ -136,6 +248,14 @@ def splits(root: Path) -> dict[str, Files]:
         val = _not_empty(folders["val"])
         _no_other_classes(folders["val"], val, folders["train"], train)
     return {"train": train, "val": val, "test": test}
+
+
+def _split_folders(root: Path) -> dict[str, Path | None]:
+    """Return the folder of each split below ``root``; None where there is none."""
+    return {
+        split: next((root / n for n in names if (root / n).is_dir()), None)
+        for split, names in SPLIT_NAMES.items()
+    }
 
 
 def _not_empty(folder: Path) -> Files:

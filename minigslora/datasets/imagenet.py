@@ -27,6 +27,7 @@ def load(
     image_size: int,
     name: str = "",
     watch: bool = False,
+    order: Sequence[str] | None = None,
     classes: int = 0,
 ) -> DataSet:
     """Return the data set below ``root``; its classes are WordNet ids in alphabetical order.
@@ -36,6 +37,7 @@ def load(
         image_size: height and width to resize to.
         name: what to call the data set.
         watch: whether to show progress.
+        order: the ids in the order of the model's head, where that is another.
         classes: how many classes there must be where no ``wnids.txt`` says so; 0 for any number.
 
     Raises:
@@ -53,7 +55,7 @@ def load(
         _only_wnids(root)
         splits = folders.splits(root)
     _check_classes(root, splits, classes)
-    return folders.data_set(root, splits, image_size, name, watch)
+    return folders.data_set(root, splits, image_size, name, watch, order)
 
 
 ANNOTATIONS = "val_annotations.txt"

@@ -88,6 +88,8 @@ class Splits(Generic[S]):
     ``val`` is held out from training for every choice of constants; ``test`` is for reports only.
     ``mirrored`` says whether an image turned left to right still shows its class; characters do not.
     ``foreign`` images show none of the classes; a method may use what a model says of them.
+    ``split_by_us`` says that the images came in one lot and were split here: a model that is not ours may
+    have been trained on some of ``test``.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Splits(Generic[S]):
     test: S
     mirrored: bool = True
     foreign: S | None = None
+    split_by_us: bool = False
 
     def to(self, device: torch.device) -> Self:
         """Return the data set with all splits on ``device``."""

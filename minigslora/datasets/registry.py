@@ -37,7 +37,7 @@ class Own:
     names: tuple[str, ...]
     image_size: int
     expected: str
-    read: Callable[[Path, int, str, bool], DataSet] = folders.load
+    read: Callable[[Path, int, str, bool, Sequence[str] | None], DataSet] = folders.load
 
 
 WNIDS = "train/WNID/*.JPEG and val/WNID/*.JPEG"
@@ -74,30 +74,42 @@ def names() -> list[str]:
     return [*RENDERED, *FOLDERS, *DOWNLOADED]
 
 
-def load(name: str | Path, image_size: int | None = None, watch: bool = False) -> DataSet:
+def load(
+    name: str | Path,
+    image_size: int | None = None,
+    watch: bool = False,
+    classes: Sequence[str] | None = None,
+) -> DataSet:
     """Return a data set by name, or from a folder of class folders.
 
     Args:
         name: one of :func:`names`, or the path of a folder.
         image_size: height and width to resize to; rendered data have their own.
         watch: whether to show progress.
+        classes: its classes in the order of the model's head, where that is not the data set's.
 
     Raises:
-        DataError: for an unknown name, or a data set that is not on this machine.
+        DataError: for an unknown name, a data set that is not on this machine, or other classes than its.
     """
-    if str(name) in RENDERED:
-        draw, part, size = RENDERED[str(name)]
-        if image_size not in (None, size):
-            raise DataError(f"{name} is rendered at {size} pixels, not {image_size}")
-        return draw(part, watch=watch)
+    if str(name) in RENDERED or str(name) in DOWNLOADED:
+        data = _made(str(name), image_size, watch)
+        return data if classes is None else folders.reordered(data, classes)
     if str(name) in FOLDERS:
         own = FOLDERS[str(name)]
-        return own.read(find(str(name)), image_size or own.image_size, str(name), watch)
-    if str(name) in DOWNLOADED:
-        return DOWNLOADED[str(name)](image_size)
+        return own.read(find(str(name)), image_size or own.image_size, str(name), watch, classes)
     if Path(name).expanduser().is_dir():
-        return folders.load(name, image_size or 224, watch=watch)
+        return folders.load(name, image_size or 224, watch=watch, classes=classes)
     raise DataError(f"no data set {str(name)!r}: neither a folder nor one of {', '.join(names())}")
+
+
+def _made(name: str, image_size: int | None, watch: bool) -> DataSet:
+    """Return a data set that is rendered or downloaded."""
+    if name in DOWNLOADED:
+        return DOWNLOADED[name](image_size)
+    draw, part, size = RENDERED[name]
+    if image_size not in (None, size):
+        raise DataError(f"{name} is rendered at {size} pixels, not {image_size}")
+    return draw(part, watch=watch)
 
 
 def find(name: str) -> Path:
