@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import hashlib
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -68,6 +71,36 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as problem:
         raise _cannot_write(folder, problem) from problem
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out of ``folder``, which is made where it is missing.
+
+    The lock goes with the process that holds it, however that ends.
+
+    Args:
+        folder: whose files are written.
+        wait: whether to wait for who is there; otherwise that is an error.
+
+    Raises:
+        OutputError: where another process is there, naming it; or where nothing can be written.
+    """
+    require_writable(folder)
+    lock, holder = FileLock(folder / ".lock"), folder / ".holder"  # a locked file can't be read on Windows
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        held = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+        raise OutputError(
+            f"{folder} is in use by {held}; wait until that has ended, or choose another folder with --out"
+        ) from None
+    try:
+        since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
+        write_text(holder, f"process {os.getpid()} on {platform.node()}, since {since}")
+        yield
+    finally:
+        lock.release()
 
 
 def _cannot_write(path: Path, problem: Exception) -> OutputError:

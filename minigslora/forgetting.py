@@ -328,7 +328,8 @@ class RunFolder:
             )
 
     def _only_begun(self) -> bool:
-        return all(file.name == "run.json" or file.is_dir() for file in self.path.rglob("*"))
+        own = ("run.json", ".lock", ".holder")
+        return all(file.name in own or file.is_dir() for file in self.path.rglob("*"))
 
     def finished(self, tasks: Sequence[Task]) -> list[TaskReport]:
         """Return the reports of the first of ``tasks`` that are finished, in order."""

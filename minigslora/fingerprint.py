@@ -1,0 +1,76 @@
+"""Fingerprints of what determines a run's numbers: files, folders of data, the library itself.
+
+A run may stand for another only where all of them are equal. Each is a short text, to be written down.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from minigslora import __version__
+from minigslora.errors import DataError
+from minigslora.files import sha256
+
+LENGTH = 16
+"""Hexadecimal digits of a fingerprint."""
+
+
+def fingerprint_of(text: str) -> str:
+    """Return the fingerprint of a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+
+
+def fingerprint_of_file(path: Path) -> str:
+    """Return the fingerprint of a file's bytes.
+
+    Raises:
+        DataError: where it cannot be read.
+    """
+    try:
+        return sha256(path)[:LENGTH]
+    except OSError as problem:
+        raise DataError(f"{path} cannot be read: {problem.strerror}; check the path") from problem
+
+
+def fingerprint_of_folder(folder: Path) -> str:
+    """Return the fingerprint of a folder's files: their relative names, sizes and times of change.
+
+    The files are not read, as data may be large. Hidden ones, which no loader reads, are left out; links
+    are followed.
+
+    Raises:
+        DataError: where the folder cannot be read.
+    """
+    try:
+        lines = sorted(f"{name}\t{size}\t{time}" for name, size, time in _files(folder, (folder.resolve(),)))
+    except OSError as problem:
+        raise DataError(f"{problem.filename or folder} cannot be read: {problem.strerror}") from problem
+    return fingerprint_of("\n".join(lines))
+
+
+def _files(folder: Path, above: tuple[Path, ...], prefix: str = "") -> Iterator[tuple[str, int, int]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                inside = Path(entry.path).resolve()
+                if inside not in above:  # a link to a folder around it has no end
+                    yield from _files(Path(entry.path), (*above, inside), f"{prefix}{entry.name}/")
+            elif entry.is_file():
+                found = entry.stat()
+                yield f"{prefix}{entry.name}", found.st_size, found.st_mtime_ns
+
+
+@cache
+def library_fingerprint() -> str:
+    """Return the library's version with the fingerprint of its code, as "0.1.0-3f9a…"."""
+    package = Path(__file__).resolve().parent
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix()):
+        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    return f"{__version__}-{digest.hexdigest()[:LENGTH]}"
