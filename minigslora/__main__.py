@@ -87,6 +87,10 @@ def forget(
     recipe: Annotated[str, typer.Option(help="corrected or released.")] = "corrected",
     ratio: Annotated[float, typer.Option(help="Share of the training images used.")] = 0.1,
     shots: Annotated[int, typer.Option(help="Images of each class used instead, if not 0.")] = 0,
+    model_args: Annotated[
+        Optional[list[str]],
+        typer.Option(help="KEY=VALUE of timm's model, with --model: patch_size=8, depth=6, …; repeatable."),
+    ] = None,
     image_size: Annotated[Optional[int], typer.Option(help="Input size, where not the model's own.")] = None,
     mean: Annotated[
         Optional[str], typer.Option(help="Normalisation, as .5,.5,.5; timm's by default.")
@@ -112,7 +116,9 @@ def forget(
     from minigslora.runs import runs_root
 
     settings = method_settings(change or [])
-    network, images = _own_model(model, weights, data, image_size, _triple("mean", mean), _triple("std", std))
+    arguments = parse_pairs(model_args or [])
+    normal = _triple("mean", mean), _triple("std", std)
+    network, images = _own_model(model, weights, data, arguments, image_size, *normal)
     requests = [split_classes(images, text) for text in classes]
     asked = {
         "model": model or "as the file says",
@@ -416,21 +422,21 @@ def _own_model(
     name: str | None,
     weights: Path,
     data_name: str,
+    arguments: dict[str, Any],
     image_size: int | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
 ) -> tuple[nn.Module, DataSet]:
     """Return someone's model with its weights, and the data at its input size."""
-    import timm
-
     from minigslora.erasure import input_size
     from minigslora.files import load_tensors
     from minigslora.models import checkpoint
 
+    options = {"model-args": arguments, "image-size": image_size, "mean": mean, "std": std}
     if name is None:
-        if given := [k for k, v in (("image-size", image_size), ("mean", mean), ("std", std)) if v]:
+        if given := [key for key, value in options.items() if value]:
             raise ConfigError(f"--{given[0]} goes with --model NAME; {weights.name} brings its own")
-        model, card = checkpoint.load(weights)
+        model, card = checkpoint.load(weights, "name it (--model NAME)")
         data = _load_data(data_name, input_size(model))
         if card.classes and card.classes != data.classes:
             raise DataError(
@@ -438,17 +444,16 @@ def _own_model(
                 f"{_some(data.classes)}; give images of the model's own classes, in folders of their names"
             )
         return model, data
-    checkpoint.check_timm_name(name)
-    tensors, _ = load_tensors(weights)
-    own = timm.get_pretrained_cfg(name)
-    data = _load_data(data_name, image_size or (own.input_size[-1] if own else 224))
-    extra: dict[str, Any] = {} if image_size is None else {"img_size": image_size}
-    overlay = {key: value for key, value in (("mean", mean), ("std", std)) if value is not None}
-    if overlay:
-        extra["pretrained_cfg_overlay"] = overlay
-    model = checkpoint.timm_model(name, len(data.classes), **extra)
-    checkpoint.load_weights(model, tensors, str(weights))
-    return model, data
+    if image_size is not None and arguments.setdefault("img_size", image_size) != image_size:
+        raise ConfigError(
+            f"--image-size {image_size} and --model-args img_size={arguments['img_size']} differ"
+        )
+    own = checkpoint.timm_card(name, arguments, mean, std)
+    tensors, notes = load_tensors(weights)
+    if "taken" in notes:
+        typer.echo(f"{notes['taken']} of {weights.name} is taken", err=True)
+    data = _load_data(data_name, own.image_size)
+    return checkpoint.with_weights(checkpoint.for_classes(own, data.classes), tensors, str(weights)), data
 
 
 def _some(names: Sequence[str]) -> str:

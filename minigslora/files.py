@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import datetime
 import hashlib
 import json
 import os
 import platform
+import pickle
+import re
 import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -20,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from minigslora.errors import DataError, ModelError, OutputError
+from minigslora.formats import cut_short, safetensors_problem, weight_format
 
 
 def data_root() -> Path:
@@ -145,7 +149,10 @@ def read_lines(path: Path) -> list[str]:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
-    """Write tensors as safetensors, with ``notes`` in the header: text as it is, the rest as JSON."""
+    """Write tensors as safetensors, with ``notes`` in the header: text as it is, the rest as JSON.
+
+    The same tensors and notes give the same bytes.
+    """
     plain: dict[str, Tensor] = {}
     places = set[int]()
     for name, t in tensors.items():
@@ -156,27 +163,43 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     header = {key: _header_text(value) for key, value in notes.items()}
     with written_whole(path) as temporary:
         save_file(plain, temporary, metadata=header)
+        _sort_notes(temporary)
+
+
+def _sort_notes(path: Path) -> None:
+    """Put the notes of a header in order; safetensors writes them in another one each time."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        if notes := header.get("__metadata__"):
+            header["__metadata__"] = dict(sorted(notes.items()))
+            text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read weights: safetensors, or a pickle of plain tensors (never of code).
+    """Read weights: safetensors, or a pickle of plain tensors (never of code), whatever the file's ending.
+
+    Of a training script's file the model is taken, or its moving average where there is one.
 
     Returns:
-        The tensors by name, and the notes stored beside them (empty for a pickle).
+        The tensors by name, and the notes beside them: those of a safetensors header; ``taken``, the
+        place of a moving average where that was taken; ``classes``, a tuple in the head's order, where a
+        file names them.
 
     Raises:
         ModelError: where the file is missing, is no weight file, or carries code.
     """
-    if not path.is_file():
-        raise ModelError(f"no weight file at {path}; check the path")
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                notes = {k: _json_or_text(v) for k, v in (file.metadata() or {}).items()}
-                return {k: file.get_tensor(k) for k in file.keys()}, notes  # noqa: SIM118
-        except SafetensorError as problem:
-            raise ModelError(f"{path} is not a readable safetensors file: {problem}") from problem
-    return _load_pickle(path), {}
+    if weight_format(path) == "torch":
+        return _load_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = {k: _json_or_text(v) for k, v in (file.metadata() or {}).items()}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as problem:
+        raise safetensors_problem(path, str(problem)) from problem
+    return tensors, _with_classes(notes, notes, path)
 
 
 def _header_text(value: Any) -> str:
@@ -188,24 +211,118 @@ def _header_text(value: Any) -> str:
 def _json_or_text(value: str) -> Any:
     try:
         return json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return value
 
 
-def _load_pickle(path: Path) -> dict[str, Tensor]:
+_HARMLESS: tuple[Any, ...] = (
+    argparse.Namespace,  # the training script's own arguments
+    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
+)
+"""Types beside tensors that a pickle may hold: making one does nothing, whatever it is made from."""
+
+
+def _load_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as problem:  # bytes that are no pickle fail in many ways
+        with torch.serialization.safe_globals(list(_HARMLESS)):
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, pickle.UnpicklingError) as problem:
+        found = re.search(r"GLOBAL ([\w.]+)", str(problem))
+        if found is None and ("EOF" in str(problem) or "truncated" in str(problem) or not str(problem)):
+            raise cut_short(path) from problem
+        what = f"it holds {found[1]}" if found else "it is not a plain file of tensors"
         raise ModelError(
-            f"{path} was refused: it is not a plain file of tensors (a pickle can carry code, which "
-            "is never run here). Save the state dict with safetensors and give that file"
+            f"{path} was refused: {what} (a pickle can carry code, which is never run here). Save the state "
+            "dict with safetensors and give that file"
         ) from problem
-    for key in ("state_dict", "model"):
-        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(v, Tensor) for v in loaded.values()):
+    except Exception as problem:  # bytes that are no pickle fail in many ways
+        if "unexpected EOF" in str(problem):
+            raise cut_short(path) from problem
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise ModelError(
+            f"{path} was refused: it is damaged, or not a plain file of tensors ({reason}); a pickle can "
+            "carry code, which is never run here. Get it again, or save the state dict with safetensors"
+        ) from problem
+    state, taken = unwrapped(loaded)
+    if not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ModelError(f"{path} holds no state dict; expected tensors by parameter name")
-    return dict(loaded)
+    average = any(place in _AVERAGES for place in taken.split("."))
+    notes = {"taken": f"the moving average, {taken!r},"} if average else {}
+    return {str(k): v for k, v in state.items()}, _with_classes(notes, loaded, path)
+
+
+# --- how training scripts keep a model --------------------------------------------------------------
+
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model")
+_WRAPPERS = (*_AVERAGES, "state_dict", "model_state_dict", "model_state", "model", "net", "weights")
+"""Where a training script's file has the weights; the moving average, which timm evaluates, first."""
+
+_PREFIX = re.compile(r"(?:module|_orig_mod|model|backbone|net|network)\.")
+"""What wrappers put before a parameter's name: data parallelism, torch.compile, a class around the model."""
+
+
+def unwrapped(value: Any) -> tuple[Mapping[str, Any], str]:
+    """Return the state dict inside what a training script saves, and where in it that was ("" for whole)."""
+    places: list[str] = []
+    while isinstance(value, Mapping):
+        inner = next((k for k in _WRAPPERS if isinstance(value.get(k), Mapping) and value[k]), None)
+        if inner is None:
+            return value, ".".join(places)
+        value = value[inner]
+        places.append(inner)
+    return {}, ""
+
+
+def plain_names(state: Mapping[str, Any], wanted: Iterable[str] = ()) -> Mapping[str, Any]:
+    """Return a state dict without the prefixes of wrappers, as far as the names ``wanted`` ask for.
+
+    Without ``wanted``, all prefixes are taken off. Where two names would become one, none is changed.
+    """
+    names, found = set(wanted), state
+    while not (names and names <= found.keys()):
+        less = {_PREFIX.sub("", k, count=1) if _PREFIX.match(k) else k: v for k, v in found.items()}
+        if less.keys() == found.keys() or len(less) < len(found):
+            break
+        found = less
+    if names and len(names & found.keys()) <= len(names & state.keys()):
+        return state
+    return {k: v for k, v in found.items() if k != "n_averaged" or k in names}  # torch's AveragedModel counts
+
+
+def _with_classes(notes: dict[str, Any], beside: Any, path: Path) -> dict[str, Any]:
+    """Return notes with the classes that a file names, in the head's order, as ``classes``."""
+    found = {k: v for k, v in notes.items() if k != "classes"}
+    places = [beside] if isinstance(beside, Mapping) else []
+    places += [vars(v) if isinstance(v, argparse.Namespace) else v for p in places for v in p.values()]
+    for place in (p for p in places if isinstance(p, Mapping)):
+        for key in ("class_to_idx", "idx_to_class", "classes", "class_names", "label_names"):
+            if names := _class_names(place.get(key), f"{key} in {path}"):
+                return {**found, "classes": names}
+    return found
+
+
+def _class_names(value: Any, what: str) -> tuple[str, ...]:
+    """Return classes from a list of names, or from names numbered 0, 1, …; () where it is neither."""
+    if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+        names = list(value)
+    elif isinstance(value, Mapping) and value:
+        pairs = list(value.items())
+        if all(isinstance(k, str) and type(v) is int for k, v in pairs):
+            pairs = [(v, k) for k, v in pairs]
+        elif not all(str(k).isdecimal() and isinstance(v, str) for k, v in pairs):
+            return ()
+        numbered = {int(k): v for k, v in pairs}
+        if sorted(numbered) != list(range(len(pairs))):
+            raise ModelError(
+                f"{what} does not number its {len(pairs)} classes 0 to {len(pairs) - 1}, each once"
+            )
+        names = [numbered[row] for row in range(len(pairs))]
+    else:
+        return ()
+    if len(set(names)) < len(names):
+        raise ModelError(f"{what} names a class twice; name each row of the head once")
+    return tuple(names)
 
 
 def sha256(path: Path) -> str:

@@ -127,17 +127,21 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path, model):
 
 def test_files_and_names_that_build_no_model(tmp_path):
     save_tensors(tmp_path / "bare.safetensors", {"w": torch.zeros(1)}, {})
-    with pytest.raises(ModelError, match=r"does not say its architecture; name it \(--model NAME\)"):
+    with pytest.raises(
+        ModelError, match=r"does not say its architecture; make it a checkpoint that does: 'minig"
+    ):
         checkpoint.load(tmp_path / "bare.safetensors")
     with pytest.raises(
         ModelError,
         match=r"unknown architecture 'onnx'; expected 'face', 'timm', 'deformable-detr' or 'transformers'",
     ):
         checkpoint.build({"kind": "onnx"})
-    with pytest.raises(ModelError, match=r"timm has no model 'vit_tinny'; it has .*vit"):
-        checkpoint.timm_model("vit_tinny", 3)
-    with pytest.raises(ModelError, match=r"timm cannot build test_vit with .*wings"):
+    with pytest.raises(ModelError, match=r"timm has no model 'test_vitt'; did you mean test_vit"):
+        checkpoint.timm_model("test_vitt", 3)
+    with pytest.raises(ModelError, match=r"'wings' is no argument of test_vit that is known here"):
         checkpoint.timm_model("test_vit", 3, wings=2)
+    with pytest.raises(ModelError, match=r"timm cannot build test_vit with .*depths"):
+        checkpoint.timm_model("test_vit", 3, depths=(2, 2))
 
 
 # --- the classification problem -----------------------------------------------------------------------

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import timm
 import torch
+from timm.data.config import resolve_model_data_config
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
-from minigslora.config import from_mapping
-from minigslora.errors import ModelError
-from minigslora.files import load_tensors, save_tensors, shipped_root
-from minigslora.models.detection import DetectorConfig, configured, deformable_detr, pretrained
+from minigslora.config import Range, from_mapping, parse_value
+from minigslora.errors import ConfigError, ModelError
+from minigslora.files import load_tensors, plain_names, save_tensors, shipped_root
+from minigslora.models.architectures import Classes, check_timm_name, checked
+from minigslora.models.detection import DetectorConfig, configured, deformable_detr, from_file, is_detector
 from minigslora.models.face import FaceConfig, face_transformer
 
 DETR_SIZE = 800
@@ -47,7 +50,7 @@ class Card:
     classes: tuple[str, ...] = ()
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    image_size: int = 112
+    image_size: Annotated[int, Range(1, 4096)] = 112
     notes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -68,22 +71,34 @@ def set_card(model: nn.Module, card: Card) -> None:
 def name_classes(model: nn.Module, classes: tuple[str, ...]) -> None:
     """Keep a model's card true where its head was cut or restored: these are its classes now."""
     if (card := card_of(model)) is not None:
-        architecture = {**card.architecture, "classes": len(classes)}
-        set_card(model, replace(card, architecture=architecture, classes=classes))
+        set_card(model, for_classes(card, classes))
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:
-    """Build a model with random weights from its description."""
+    """Build a model with random weights from its description, every part of which is checked.
+
+    Raises:
+        ModelError: naming the key or the value that no description may have.
+    """
+    if not isinstance(architecture, Mapping):
+        raise ModelError(f"an architecture is described by names and values, not by {architecture!r}")
     values = dict(architecture)
     kind = values.pop("kind", None)
-    if kind == "face":
-        return face_transformer(from_mapping(FaceConfig, values))
-    if kind == "timm":
-        return timm_model(values.pop("name"), **values)
-    if kind == "deformable-detr":
-        return deformable_detr(from_mapping(DetectorConfig, values))
-    if kind == "transformers":
-        return configured(values["config"], values.get("classes"))
+    try:
+        if kind == "face":
+            return face_transformer(from_mapping(FaceConfig, values))
+        if kind == "timm":
+            return timm_model(values.pop("name"), values.pop("classes"), **values)
+        if kind == "deformable-detr":
+            return deformable_detr(from_mapping(DetectorConfig, values))
+        if kind == "transformers":
+            return configured(values["config"], values.get("classes"))
+    except ConfigError as problem:
+        raise ModelError(str(problem)) from problem
+    except KeyError as problem:
+        raise ModelError(f"an architecture of kind {kind!r} needs {problem}") from problem
+    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError, MemoryError) as problem:
+        raise ModelError(f"no such model can be built: {problem}") from problem
     raise ModelError(
         f"unknown architecture {kind!r}; expected 'face', 'timm', 'deformable-detr' or 'transformers'"
     )
@@ -96,18 +111,100 @@ def timm_model(name: str, classes: int, **arguments: Any) -> nn.Module:
         ModelError: for a name timm does not have, or arguments the model does not take.
     """
     check_timm_name(name)
+    known = checked(name, arguments)
     try:
-        model: nn.Module = timm.create_model(name, num_classes=classes, **arguments)
-    except (TypeError, AssertionError, ValueError) as problem:
-        raise ModelError(f"timm cannot build {name} with {arguments}: {problem}") from problem
+        rows = parse_value("classes", classes, Classes)
+        model: nn.Module = timm.create_model(name, num_classes=rows, **known)
+    except Exception as problem:  # the constructors of a thousand models fail in many ways
+        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        raise ModelError(f"timm cannot build {name} with {known}: {reason}") from problem
     return model
 
 
-def check_timm_name(name: str) -> None:
-    """Raise a :class:`ModelError` for a name timm does not have."""
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise ModelError(f"timm has no model {name!r}" + (f"; it has {', '.join(near)}, …" if near else ""))
+def card_from(value: Any, where: str) -> Card:
+    """Return a card from what a file says.
+
+    Raises:
+        ModelError: naming what is wrong with it.
+    """
+    try:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"it is {str(value)[:40]!r}, not names and values")
+        for key in ("architecture", "notes"):
+            if not isinstance(value.get(key, {}), Mapping):
+                raise ConfigError(f"{key} = {str(value[key])[:40]!r}; expected names and values")
+        if "architecture" not in value:
+            raise ConfigError("it lacks 'architecture'")
+        card = from_mapping(Card, {k: v for k, v in value.items() if v is not None})
+        check_normalisation(card.mean, card.std)
+        if len(set(card.classes)) < len(card.classes):
+            raise ConfigError("it names a class twice")
+        rows = card.architecture.get("classes", len(card.classes))
+        if card.classes and rows != len(card.classes):
+            raise ConfigError(f"it names {len(card.classes)} classes for a head of {rows}")
+    except (ConfigError, TypeError, OverflowError) as problem:
+        raise ModelError(f"the card of {where} cannot be used: {problem}") from None
+    return card
+
+
+def timm_card(
+    name: str,
+    arguments: Mapping[str, Any],
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Card:
+    """Return the card of a timm model, without classes yet.
+
+    Args:
+        name: timm's.
+        arguments: of its architecture, as :data:`~minigslora.models.architectures.TIMM` lists them.
+        mean: of normalisation, where not timm's for the name.
+        std: of normalisation, likewise.
+
+    Raises:
+        ModelError: for a name timm does not have, or arguments its model does not take.
+    """
+    architecture = {"kind": "timm", "name": name, "classes": 1, **arguments}
+    with torch.device("meta"):
+        outline = build(architecture)
+    data: dict[str, Any] = resolve_model_data_config(outline)
+    size = getattr(getattr(outline, "patch_embed", None), "img_size", None) or data["input_size"][-2:]
+    mean, std = mean or data["mean"], std or data["std"]
+    values = {"architecture": architecture, "mean": mean, "std": std, "image_size": int(size[0])}
+    return card_from(values, name)
+
+
+def for_classes(card: Card, classes: Sequence[str]) -> Card:
+    """Return a card for a head of these classes."""
+    return replace(card, architecture={**card.architecture, "classes": len(classes)}, classes=tuple(classes))
+
+
+def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise a :class:`ConfigError` where images cannot be normalised by these numbers."""
+    for key, values in (("mean", mean), ("std", std)):
+        if len(values) != 3 or not all(math.isfinite(v) for v in values):
+            raise ConfigError(f"{key} = {tuple(values)}; expected three numbers, one a channel")
+    if min(std) <= 0:
+        raise ConfigError(f"std = {tuple(std)}; images are divided by it: expected more than 0")
+
+
+def with_weights(card: Card, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
+    """Build the model that a card describes, with the weights of a file.
+
+    The weights are compared with the description before anything of its size is made.
+
+    Raises:
+        ModelError: for a description that builds no model, or weights that do not fit it.
+    """
+    with torch.device("meta"):
+        outline = build(card.architecture)
+    tensors = plain_names(tensors, outline.state_dict())
+    if misfit := _misfit(outline, tensors, where, card.architecture):
+        raise ModelError(misfit)
+    model = build(card.architecture)
+    load_weights(model, tensors, where)
+    set_card(model, card)
+    return model
 
 
 def save(path: Path, model: nn.Module, card: Card, half: bool = False) -> None:
@@ -137,29 +234,37 @@ def halve(model: nn.Module) -> None:
         parameter.copy_(parameter.half())
 
 
-def load(path: Path) -> tuple[nn.Module, Card]:
+SAY_IT = (
+    "make it a checkpoint that does: 'minigslora fetch NAME --weights FILE' for a timm model, 'minigslora "
+    "import FILE' for a released Face Transformer"
+)
+"""What to do about a file that does not say its architecture, where nothing else can."""
+
+
+def load(path: Path, otherwise: str = SAY_IT) -> tuple[nn.Module, Card]:
     """Build the model a file describes, with its weights.
 
-    A file beside a ``config.json`` is a Deformable DETR as transformers saves it.
+    A file beside the ``config.json`` of a Deformable DETR is one, as transformers saves it.
+
+    Args:
+        path: the file.
+        otherwise: what to do where it does not say its architecture, for the message.
 
     Raises:
         ModelError: for a file without a card, or whose weights do not fit its architecture.
     """
     tensors, notes = load_tensors(path)
-    if "card" not in notes and (path.parent / "config.json").is_file():
-        return _from_transformers(path)
-    if "card" not in notes:
-        raise ModelError(f"{path} does not say its architecture; name it (--model NAME)")
-    card = from_mapping(Card, notes["card"])
-    model = build(card.architecture)
-    load_weights(model, tensors, str(path))
-    set_card(model, card)
-    return model, card
+    if "card" in notes:
+        card = card_from(notes["card"], str(path))
+        return with_weights(card, tensors, str(path)), card
+    if is_detector(path.parent / "config.json"):
+        return _from_transformers(path, tensors)
+    raise ModelError(f"{path} does not say its architecture; {otherwise}")
 
 
-def _from_transformers(path: Path) -> tuple[nn.Module, Card]:
+def _from_transformers(path: Path, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, Card]:
     """Return a detector that transformers saved, and what its kind is normalised by."""
-    model = pretrained(path.parent)
+    model = from_file(path, tensors)
     config: Any = model.config
     names = tuple(str(config.id2label[row]) for row in range(config.num_labels))
     card = Card(
@@ -184,21 +289,112 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) ->
     """Load weights strictly.
 
     Raises:
-        ModelError: naming what is missing, unexpected or of another shape.
+        ModelError: naming what is missing, unexpected or of another shape, or no numbers.
     """
+    tensors = plain_names(tensors, model.state_dict())
+    if misfit := _misfit(model, tensors, where):
+        raise ModelError(misfit)
+    require_finite(tensors, where)
+    model.load_state_dict(dict(tensors))
+
+
+def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Raise a :class:`ModelError` where weights hold NaN or infinity before anything was trained."""
+    floats = {k: v for k, v in tensors.items() if v.is_floating_point() and v.numel()}
+    if not floats:
+        return
+    # isfinite of the sum of |v| would overflow in half precision; the extremes are numbers only if all are.
+    ends = torch.stack([torch.stack(v.detach().aminmax()).double() for v in floats.values()])
+    finite = ends.isfinite().all(dim=1).tolist()
+    if broken := [name for name, well in zip(floats, finite, strict=True) if not well]:
+        raise ModelError(
+            f"{where} holds NaN or infinity in {len(broken)} of its {len(tensors)} tensors (first "
+            f"{broken[0]!r}), before anything was trained here: it is damaged, or its own training "
+            "diverged. Give an earlier checkpoint"
+        )
+
+
+# --- why weights do not fit ---------------------------------------------------------------------------
+
+
+def _misfit(
+    model: nn.Module, tensors: Mapping[str, Tensor], where: str, architecture: Mapping[str, Any] | None = None
+) -> str:
+    """Say why weights do not fit a model, in the words of the cause; "" where they fit."""
     own = model.state_dict()
     missing = [k for k in own if k not in tensors]
     unexpected = [k for k in tensors if k not in own]
     other = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
-    if missing or unexpected or other:
+    kind = [k for k in own if k in tensors and own[k].is_floating_point() != tensors[k].is_floating_point()]
+    if not (missing or unexpected or other or kind):
+        return ""
+    head, causes = _head_keys(model), []
+    if (lacking := set(missing)) and lacking <= head:
+        weights = any(k.endswith("weight") for k in lacking)
+        causes += [_NO_HEAD if weights else _NO_BIAS]
+        missing = []
+    if changed := [k for k in other if k in head and own[k].shape[1:] == tensors[k].shape[1:]]:
+        causes += [_OTHER_HEAD.format(len(tensors[changed[0]]), len(own[changed[0]]))]
+        other = [k for k in other if k not in changed]
+    if not (missing or unexpected) and other and architecture:
+        rest = {k: v.shape for k, v in tensors.items() if k not in head}
+        if size := _size_that_fits(model, architecture, rest):
+            causes += [_OTHER_SIZE.format(size)]
+            other = []
+    if kind and not (missing or unexpected or other):
+        causes += [f"its {kind[0]!r} is {tensors[kind[0]].dtype}: give the weights unquantised"]
+    elif missing or unexpected or other:
         k = other[0] if other else ""
         shapes = f" ({tuple(tensors[k].shape)} in the file, {tuple(own[k].shape)} here)" if k else ""
-        raise ModelError(
+        return (
             f"{where} is a checkpoint of another architecture than this {type(model).__name__}: "
             f"{_count('missing', missing)}, {_count('unexpected', unexpected)}, "
             f"{_count('of another shape', other)}{shapes}"
         )
-    model.load_state_dict(dict(tensors))
+    return f"{where} does not fit this {type(model).__name__}: {'; and '.join(causes)}"
+
+
+_NO_HEAD = "it has no classifier; give weights with a head that was trained on the classes"
+_NO_BIAS = (
+    "its classifier has no bias. If it is a plain linear layer, add zeros as the bias and save it again; if "
+    "it is a cosine head (CosFace, ArcFace), give a checkpoint that says so (minigslora import)"
+)
+_OTHER_HEAD = (
+    "its head has {} classes, and {} are asked for. Give images of all its classes, or train a head "
+    "on yours first"
+)
+_OTHER_SIZE = (
+    "it was trained on images of {0} pixels a side; take that size (--image-size {0}, or img_size={0})"
+)
+
+
+def _head_keys(model: nn.Module) -> set[str]:
+    getter = getattr(model, "get_classifier", None)
+    try:
+        heads = getter() if callable(getter) else getattr(model, "class_embed", None)
+    except (AttributeError, TypeError):
+        return set()
+    inside = set(heads.modules()) if isinstance(heads, nn.Module) else set(heads or ())
+    return {f"{n}.{k}" for n, m in model.named_modules() if m in inside for k, _ in m.named_parameters()}
+
+
+def _size_that_fits(
+    model: nn.Module, architecture: Mapping[str, Any], shapes: Mapping[str, torch.Size]
+) -> int | None:
+    """Return the image size at which a timm model has tensors of these shapes."""
+    if architecture.get("kind") != "timm":
+        return None
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", 16)
+    step = int(patch[0] if isinstance(patch, Sequence) else patch)
+    for size in sorted({step * k for k in range(1, 65)} | {224, 256, 288, 320, 336, 384, 448, 512}):
+        try:
+            with torch.device("meta"):
+                own = build({**architecture, "img_size": size}).state_dict()
+        except ModelError:
+            continue
+        if all(k in own and own[k].shape == shape for k, shape in shapes.items()):
+            return size
+    return None
 
 
 def _count(what: str, keys: list[str]) -> str:

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from minigslora.config import parse_value
 from minigslora.errors import ConfigError, ModelError
+from minigslora.files import load_tensors, read_json
+from minigslora.models.architectures import Classes, Depth, Pixels, Size, check_timm_name
 
 PRIOR = 0.01
 """π: what a head of sigmoids says of every class and place before training (arXiv 1708.02002, 4.1)."""
@@ -45,17 +48,17 @@ class DetectorConfig:
         depths: blocks of each stage.
     """
 
-    classes: int = 15
-    image_size: int = 96
-    dim: int = 96
-    heads: int = 3
-    mlp: int = 192
-    layers: int = 6
-    queries: int = 30
-    points: int = 2
-    stem: int = 16
-    stages: tuple[int, ...] = (24, 48, 96, 128)
-    depths: tuple[int, ...] = (1, 1, 1, 1)
+    classes: Classes = 15
+    image_size: Pixels = 96
+    dim: Size = 96
+    heads: Size = 3
+    mlp: Size = 192
+    layers: Depth = 6
+    queries: Size = 30
+    points: Size = 2
+    stem: Size = 16
+    stages: tuple[Size, ...] = (24, 48, 96, 128)
+    depths: tuple[Depth, ...] = (1, 1, 1, 1)
 
 
 MINI_SCENES = DetectorConfig()
@@ -131,6 +134,8 @@ def pretrained(source: str | Path) -> nn.Module:
     from transformers import DeformableDetrForObjectDetection
 
     folder = Path(source).expanduser()
+    if (folder / "model.safetensors").is_file():
+        return from_file(folder / "model.safetensors", load_tensors(folder / "model.safetensors")[0])
     try:
         model: nn.Module = DeformableDetrForObjectDetection.from_pretrained(
             folder if folder.is_dir() else str(source)
@@ -143,20 +148,129 @@ def pretrained(source: str | Path) -> nn.Module:
     return model
 
 
+def is_detector(config: Path) -> bool:
+    """Return whether a ``config.json`` is that of a Deformable DETR."""
+    try:
+        found = read_json(config)
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, Mapping) and found.get("model_type") == "deformable_detr"
+
+
+def from_file(path: Path, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """Return the Deformable DETR of ``tensors``, as the ``config.json`` beside their file describes it.
+
+    Raises:
+        ModelError: where there is none beside it, or the weights do not fit it.
+    """
+    from transformers import DeformableDetrForObjectDetection
+
+    if not is_detector(beside := path.parent / "config.json"):
+        raise ModelError(
+            f"no Deformable DETR at {path.parent}: there is no config.json of one beside {path.name}"
+        )
+    config = _config(read_json(beside), strict=False)
+    try:
+        read: Any = DeformableDetrForObjectDetection.from_pretrained
+        model, info = read(None, config=config, state_dict=dict(tensors), output_loading_info=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as problem:
+        raise ModelError(f"{path} does not fit {beside}: {str(problem).splitlines()[0]}") from problem
+    wrong = [k for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for k in info[key]]
+    if wrong:
+        raise ModelError(f"{path} does not fit {beside}: {len(wrong)} tensors differ (first {wrong[0]!r})")
+    found: nn.Module = model
+    return found
+
+
 def configured(config: Mapping[str, Any], classes: int | None = None) -> nn.Module:
     """Build a Deformable DETR with random weights from transformers' own configuration.
 
     Args:
         config: the contents of a ``config.json``.
         classes: how many rows its classifier has, where not as many as the configuration says.
-    """
-    from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
-    built: Any = DeformableDetrConfig.from_dict({**config, "use_pretrained_backbone": False})
+    Raises:
+        ModelError: for a key or a value that no such configuration has; none can name code or an address.
+    """
+    from transformers import DeformableDetrForObjectDetection
+
+    built = _config(config)
     if classes is not None and classes != built.num_labels:
-        built.num_labels = classes
-    model: nn.Module = DeformableDetrForObjectDetection(built)
+        built.num_labels = parse_value("classes", classes, Classes)
+    try:
+        model: nn.Module = DeformableDetrForObjectDetection(built)
+    except Exception as problem:  # a constructor given numbers that do not go together
+        raise ModelError(f"transformers cannot build this configuration: {problem}") from problem
     return model
+
+
+_BACKBONES: dict[str, set[str]] = {
+    "resnet": {
+        "num_channels", "embedding_size", "hidden_sizes", "depths", "layer_type", "hidden_act",
+        "out_features", "out_indices", "downsample_in_first_stage", "downsample_in_bottleneck", "model_type",
+    },
+    "timm_backbone": {
+        "backbone", "num_channels", "features_only", "out_indices", "freeze_batch_norm_2d", "output_stride",
+        "out_features", "model_type",
+    },
+}  # fmt: skip
+"""The backbones that a configuration may have, and what it may say of them."""
+
+_WITHOUT_MEANING = {
+    "_name_or_path", "model_type", "output_attentions", "use_pretrained_backbone", "num_labels",
+    "torch_dtype", "stage_names", "layer_types",
+}  # fmt: skip
+"""What transformers writes into a configuration, and the model here does not depend on."""
+
+
+def _config(given: Mapping[str, Any], strict: bool = True) -> Any:
+    """Return transformers' configuration from known keys only.
+
+    Args:
+        given: the contents of a ``config.json``.
+        strict: raise for other keys; else leave them out.
+    """
+    from transformers import DeformableDetrConfig, PreTrainedConfig
+
+    if not isinstance(given, Mapping):
+        raise ModelError(f"config = {str(given)[:40]!r}; expected the contents of a config.json")
+    idle = _WITHOUT_MEANING | {f.name for f in fields(PreTrainedConfig)} - {"id2label"}
+    known = {*DeformableDetrConfig.__annotations__, "id2label", "backbone", "use_timm_backbone"}
+    values = _known(given, known, idle, strict)
+    backbone = values.pop("backbone_config", None)
+    name, timms = values.pop("backbone", None), values.pop("use_timm_backbone", True)
+    if backbone is None and timms is True:  # as older versions of transformers describe it
+        levels = [2, 3, 4] if values.get("num_feature_levels", 4) > 1 else [4]
+        backbone = {"model_type": "timm_backbone", "backbone": name or "resnet50", "out_indices": levels}
+    kind = backbone.get("model_type") if isinstance(backbone, Mapping) else None
+    if kind not in _BACKBONES:
+        raise ModelError(f"backbone_config is of kind {kind!r}; expected {' or '.join(_BACKBONES)}")
+    inner = _known(backbone, _BACKBONES[kind], idle | {"id2label"}, strict)
+    if kind == "timm_backbone":
+        check_timm_name(inner.get("backbone", ""))  # a plain name: no address of a hub, no folder
+        inner |= {"use_pretrained_backbone": False, "features_only": True}
+    labels = values.get("id2label")
+    if labels is not None and not (
+        isinstance(labels, Mapping) and all(isinstance(v, str) for v in labels.values())
+    ):
+        raise ModelError("id2label names no classes; expected a name for each row of the head")
+    try:
+        return DeformableDetrConfig.from_dict({**values, "backbone_config": inner})
+    except Exception as problem:  # transformers checks types, and raises kinds of its own
+        raise ModelError(f"transformers takes no such configuration: {problem}") from problem
+
+
+def _known(given: Mapping[str, Any], known: set[str], idle: set[str], strict: bool) -> dict[str, Any]:
+    """Return the known keys of a configuration, their numbers checked."""
+    if strict and (other := [key for key in given if key not in known | idle]):
+        raise ModelError(f"{other[0]!r} is no part of a Deformable DETR's configuration")
+    found = {key: value for key, value in given.items() if key in known and value is not None}
+    for key, value in found.items():
+        most = 256 if key.endswith("layers") or key == "depths" else 65536
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int | float) and not 0 <= number <= most:
+                raise ModelError(f"{key} = {value}; expected 0 to {most}")
+    return found
 
 
 @torch.no_grad()

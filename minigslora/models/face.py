@@ -14,6 +14,8 @@ from typing import Any, Literal
 from timm.layers.norm import LayerNorm
 from timm.models.vision_transformer import VisionTransformer
 
+from minigslora.config import Positive, Share
+from minigslora.models.architectures import Classes, Depth, Pixels, Size
 from minigslora.models.heads import HEADS
 
 
@@ -25,16 +27,16 @@ class FaceConfig:
         norm_eps: ε of every LayerNorm; timm's 1e-6, where the released code has torch's 1e-5.
     """
 
-    classes: int = 100
-    image_size: int = 112
-    patch: int = 8
-    dim: int = 512
-    depth: int = 6
-    heads: int = 8
-    mlp: int = 2048
-    dropout: float = 0.1
+    classes: Classes = 100
+    image_size: Pixels = 112
+    patch: Pixels = 8
+    dim: Size = 512
+    depth: Depth = 6
+    heads: Size = 8
+    mlp: Size = 2048
+    dropout: Share = 0.1
     head: Literal["cosface", "arcface", "linear"] = "cosface"
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
 
 
 MINI_FACE = FaceConfig(image_size=48, patch=8, dim=128, heads=4, mlp=256)

@@ -29,7 +29,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from minigslora.errors import ConfigError, ModelError
-from minigslora.files import load_tensors, sha256
+from minigslora.files import load_tensors, plain_names, sha256, unwrapped
 from minigslora.lora import load_adapters
 from minigslora.models import checkpoint
 from minigslora.models.face import FaceConfig, describe, face_transformer
@@ -42,7 +42,6 @@ ADAPTER = "official"
 """The name of the adapter that ``lora="keep"`` attaches."""
 
 _HEAD_DIM = 64
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.")
 _ENDS = {"patch_embed.proj": "patch_to_embedding", "norm": "mlp_head.0", "head": "loss"}
 _BLOCK = {
     "norm1": "0.fn.norm",
@@ -91,7 +90,7 @@ def convert_official(
     """
     _require_allowed("lora", lora, get_args(LoRA))
     _require_allowed("head", head, ("cosface", "arcface"))
-    given = _plain(state)
+    given = plain_names(unwrapped(state)[0])
     modules = _modules(given)
     weights = _floats(given, _known_keys(given, modules))
     config = _config(weights, len(modules), heads, image_size, head)
@@ -173,17 +172,6 @@ def import_official(path: Path, out: Path, **how: Unpack[Reading]) -> checkpoint
 def _require_allowed(key: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{key} = {value!r}; allowed: {', '.join(map(repr, allowed))}")
-
-
-def _plain(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Take wrappers and prefixes off."""
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state.get(wrapper), Mapping):
-            return _plain(state[wrapper])
-    for prefix in _PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            return _plain({key.removeprefix(prefix): value for key, value in state.items()})
-    return state
 
 
 def _modules(state: Mapping[str, Any]) -> dict[str, str]:

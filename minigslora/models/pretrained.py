@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from timm.data.config import resolve_model_data_config
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from minigslora.errors import ModelError
-from minigslora.files import load_tensors
+from minigslora.files import load_tensors, plain_names
 from minigslora.models import checkpoint
-from minigslora.models.checkpoint import Card, check_timm_name
+from minigslora.models.architectures import check_timm_name
+from minigslora.models.checkpoint import Card
 
 TORCHVISION: dict[str, str] = {
     "vit_b_16": "vit_base_patch16_224",
@@ -69,29 +71,33 @@ def load(name: str, weights: Path | str = "") -> tuple[nn.Module, Card]:
     """
     ours = TORCHVISION.get(name, name)
     check_timm_name(ours)
-    tensors = load_tensors(Path(weights).expanduser())[0] if weights else _download(name)
+    tensors, notes = load_tensors(Path(weights).expanduser()) if weights else (_download(name), {})
+    tensors = dict(plain_names(tensors))
     of_torchvision = "conv_proj.weight" in tensors
     if of_torchvision:
         tensors = from_torchvision(tensors)
     if "head.weight" not in tensors:
         raise ModelError(f"{weights or name} has no classifier ('head.weight'); give weights with their head")
     classes = len(tensors["head.weight"])
-    model = checkpoint.timm_model(ours, classes)
-    checkpoint.load_weights(model, tensors, str(weights or name))
-    data: dict[str, Any] = resolve_model_data_config(model)
-    mean, std = (data["mean"], data["std"])
+    names = notes.get("classes") or (imagenet_classes() if classes == 1000 else ())
+    with torch.device("meta"):
+        data: dict[str, Any] = resolve_model_data_config(checkpoint.timm_model(ours, classes))
+    mean, std = data["mean"], data["std"]
     if of_torchvision:  # whose weights were trained under ImageNet's own normalisation
         mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     card = Card(
         architecture={"kind": "timm", "name": ours, "classes": classes},
-        classes=imagenet_classes() if classes == 1000 else (),
+        classes=names if len(names) == classes else (),
         mean=tuple(mean),
         std=tuple(std),
         image_size=int(data["input_size"][-1]),
-        notes={"from": str(Path(weights).name) if weights else name},
+        notes={"from": str(Path(weights).name) if weights else name, **_taken(notes)},
     )
-    checkpoint.set_card(model, card)
-    return model, card
+    return checkpoint.with_weights(card, tensors, str(weights or name)), card
+
+
+def _taken(notes: Mapping[str, Any]) -> dict[str, Any]:
+    return {"taken": notes["taken"]} if "taken" in notes else {}
 
 
 def imagenet_classes() -> tuple[str, ...]:

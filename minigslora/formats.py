@@ -1,0 +1,125 @@
+"""What a weight file is, by its content: endings are often wrong, and downloads often something else."""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+from minigslora.errors import ModelError
+
+_OTHERS: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x89HDF", "an HDF5 file, as Keras writes it"),
+    (0, b"GGUF", "a GGUF file, as llama.cpp reads it"),
+    (0, b"\x93NUMPY", "a NumPy array"),
+    (0, b"\x1f\x8b", "packed by gzip; unpack it first"),
+    (0, b"BZh", "packed by bzip2; unpack it first"),
+    (0, b"\xfd7zXZ", "packed by xz; unpack it first"),
+    (0, b"\x28\xb5\x2f\xfd", "packed by zstd; unpack it first"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it first"),
+    (0, b"Rar!", "a RAR archive; unpack it first"),
+    (257, b"ustar", "a tar archive; unpack it first"),
+    (0, b"\x89PNG", "a picture"),
+    (0, b"\xff\xd8\xff", "a picture"),
+    (0, b"%PDF", "a PDF document"),
+)
+_LARGEST_HEADER = 100_000_000
+"""Bytes that safetensors allows a header."""
+
+
+def weight_format(path: Path) -> Literal["safetensors", "torch"]:
+    """Return how a file holds its tensors, from its first bytes; its ending is not looked at.
+
+    Raises:
+        ModelError: where there is no such file, or it is something else: it says what, and what to do.
+    """
+    if path.is_dir():
+        inside = sorted(p.name for p in path.glob("*") if p.suffix in (".safetensors", ".pth", ".pt", ".bin"))
+        hint = f"give a file in it: {', '.join(inside[:5])}" if inside else "give the weight file"
+        raise ModelError(f"{path} is a folder; {hint}")
+    if not path.is_file():
+        raise ModelError(f"no weight file at {path}; check the path")
+    try:
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError as problem:
+        raise ModelError(f"{path} cannot be read: {problem.strerror or problem}") from problem
+    if head.startswith(b"PK\x03\x04"):
+        return _in_zip(path)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= _LARGEST_HEADER:
+        return "safetensors"
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):  # a pickle and its protocol
+        return "torch"
+    raise ModelError(f"{path} {_described(path, head)}")
+
+
+def cut_short(path: Path, why: str = "") -> ModelError:
+    """Return the error for a file whose end is missing."""
+    size = path.stat().st_size
+    return ModelError(
+        f"{path} is cut short{why or f' after {size:,} bytes'}: its download or copy did not come to its "
+        "end; get it again"
+    )
+
+
+def safetensors_problem(path: Path, reason: str) -> ModelError:
+    """Return the error for a file that begins like safetensors and cannot be read."""
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if 8 + length <= size else None
+        if header is None:
+            return cut_short(path)
+        ends = [entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"]
+        if size < (whole := 8 + length + max(ends, default=0)):
+            return cut_short(path, f" ({size:,} of {whole:,} bytes)")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        pass  # damaged in another way
+    return ModelError(f"{path} is not a readable safetensors file: {reason}. Get or write it again")
+
+
+def _in_zip(path: Path) -> Literal["torch"]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError):
+        raise cut_short(path) from None  # the table of contents is a zip file's end
+    if any(re.search(r"(^|/)code/.*\.py$", name) for name in names):
+        raise ModelError(
+            f"{path} was refused: it is a TorchScript program, whose code, which is never run here, comes "
+            "with its weights. Save the state dict with safetensors and give that file"
+        )
+    if any(name.endswith("data.pkl") for name in names):
+        return "torch"
+    if names and all(name.endswith(".npy") for name in names):
+        what = "is a NumPy archive, as the JAX vision transformers come in; load it in timm and save the "
+        raise ModelError(f"{path} {what}model's state dict with safetensors")
+    raise ModelError(
+        f"{path} is a zip archive without torch's weights ({', '.join(names[:3]) or 'it is empty'}); unpack "
+        "it and give the weight file"
+    )
+
+
+def _described(path: Path, head: bytes) -> str:
+    """Say what a file is that holds no tensors in a way known here."""
+    expected = "expected is safetensors, or a state dict saved by torch.save"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not head:
+        return "is empty (0 bytes): its download or copy did not begin; get it again"
+    if head.startswith(b"version https://git-lfs"):
+        size = re.search(rb"size (\d+)", head)
+        real = f" of {int(size[1]):,} bytes" if size else ""
+        return f"is a Git LFS pointer, not the file{real} it stands for; get that with: git lfs pull"
+    if text[:15].lower().startswith((b"<!doctype", b"<html", b"<head", b"<?xml", b"<error")):
+        return "is a web page, perhaps of an error or a login, not the weights; download the file itself"
+    if text.startswith((b"{", b"[")):
+        if b"weight_map" in path.read_bytes()[:10_000_000]:
+            return "is the index of weights that lie in several files; join them into one safetensors file"
+        return f"is JSON text, not weights; {expected}"
+    for at, magic, what in _OTHERS:
+        if head[at:].startswith(magic):
+            return f"is {what}; {expected}"
+    return f"is no weight file of a kind that is known here; {expected}"
