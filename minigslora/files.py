@@ -8,8 +8,8 @@ import datetime
 import hashlib
 import json
 import os
-import platform
 import pickle
+import platform
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
