@@ -22,7 +22,7 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
 def pick_device(name: str = "auto") -> torch.device:
     """Return the device called ``name``; "auto" is CUDA where there is one, else the CPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -49,6 +49,18 @@ def deterministic(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within the context torch's global generators start from ``seed``; after it they are as they were."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every GPU
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def cpu_has_bf16() -> bool:

@@ -34,7 +34,7 @@ from minigslora.contracts import (
     Training,
 )
 from minigslora.datasets.splits import Plan
-from minigslora.device import deterministic
+from minigslora.device import deterministic, seeded
 from minigslora.errors import ConfigError, DataError, OutputError, TrainingDiverged
 from minigslora.files import load_tensors, read_json, save_tensors, write_json
 from minigslora.lora import adapter_names, bypassed, revoke
@@ -182,9 +182,9 @@ def train_task(
     """
     parse_fields(method.training)
     check_defined(problem, method, [task])
-    torch.manual_seed(streams("global").initial_seed())  # dropout
     terms: dict[str, float] = {}
-    with deterministic(method.training.deterministic):
+    dropout = seeded(streams("global").initial_seed(), problem.device)
+    with dropout, deterministic(method.training.deterministic):
         problem.begin(task)
         groups = method.begin(problem, task, streams)
         if groups:
@@ -285,10 +285,13 @@ def _read(
                 parameter.copy_(last)
         # The first is the cause: once a step is taken on it, every term is broken.
         what = f"the loss term {broken[0]!r}" if broken else "a trained parameter"
-        raise TrainingDiverged(
-            f"{task.name}, epoch {epoch + 1}: {what} is not finite; the model was put back to the "
-            "state before this epoch. Lower lr, or that term's weight"
-        )
+        advice = "the model was put back to the state before this epoch. Lower lr, or that term's weight"
+        if epoch == 0 and not all(map(math.isfinite, values[: len(taken[0])])):
+            advice = (
+                "this was so before any update, so lr is not at fault; check the weights given (NaN "
+                "or huge numbers?), and the mean and std that the images are normalised by"
+            )
+        raise TrainingDiverged(f"{task.name}, epoch {epoch + 1}: {what} is not finite; {advice}")
     with torch.no_grad():
         for last, parameter in zip(good, trained, strict=True):
             last.copy_(parameter)

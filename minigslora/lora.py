@@ -404,6 +404,19 @@ def bypassed(model: nn.Module, name: str = "") -> Iterator[None]:
             layer.bypass, layer.silent = False, ""
 
 
+@contextlib.contextmanager
+def as_teacher(model: nn.Module, name: str = "") -> Iterator[None]:
+    """Within the context the live model teaches: :func:`bypassed`, without gradients or dropout."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad(), bypassed(model, name):
+            yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 def fold(model: nn.Module) -> nn.Module:
     """Return a plain copy of the model with all adapters folded into dense weights.
 

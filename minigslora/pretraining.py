@@ -25,7 +25,7 @@ from minigslora.config import AtLeastOne, Count, NonNegative, Share, parse_field
 from minigslora.contracts import Batch
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet, ImageSet
-from minigslora.device import Precision, autocast, pick_device
+from minigslora.device import Precision, autocast, pick_device, seeded
 from minigslora.erasure import normalisation
 from minigslora.errors import ConfigError, DataError, TrainingDiverged
 from minigslora.files import require_writable, sha256, write_json
@@ -116,27 +116,27 @@ def pretrain(
     optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
     steps, began, history = max(1, len(data) // config.batch), time.perf_counter(), []
     good = {key: value.clone() for key, value in problem.model.state_dict().items()}
-    torch.manual_seed(config.seed)  # dropout, and what is mixed
     bar = tqdm(range(config.epochs), desc="pre-training", disable=None if watch else True)
-    for epoch in bar:
-        problem.model.train()
-        share = min(1.0, epoch / max(1e-9, config.margin_ramp * config.epochs))
-        share = share if objective == "margin" else 0.0
-        permutation = torch.randperm(len(data), generator=order).to(problem.device)
-        total = torch.zeros((), device=problem.device)
-        for step in range(steps):
-            for group in optimizer.param_groups:
-                group["lr"] = rate(epoch * steps + step, steps, config)
-            rows = permutation[step * config.batch : (step + 1) * config.batch]
-            batch = problem.batch({"retain": rows}, moves if config.augment else None)
-            total += _step(problem, batch, share, optimizer, parameters, config)
-        loss = float(total) / steps
-        _keep_or_put_back(problem.model, good, loss, epoch, config)
-        if (epoch + 1) % evaluate_every == 0 or epoch + 1 == config.epochs:
-            accuracy = problem.accuracy("val")
-            history.append(Epoch(epoch + 1, loss, accuracy, time.perf_counter() - began))
-            bar.set_postfix(loss=f"{loss:.2f}", val=f"{accuracy:.1f} %")
-            on_epoch(history[-1])
+    with seeded(config.seed, problem.device):  # dropout, and what is mixed
+        for epoch in bar:
+            problem.model.train()
+            share = min(1.0, epoch / max(1e-9, config.margin_ramp * config.epochs))
+            share = share if objective == "margin" else 0.0
+            permutation = torch.randperm(len(data), generator=order).to(problem.device)
+            total = torch.zeros((), device=problem.device)
+            for step in range(steps):
+                for group in optimizer.param_groups:
+                    group["lr"] = rate(epoch * steps + step, steps, config)
+                rows = permutation[step * config.batch : (step + 1) * config.batch]
+                batch = problem.batch({"retain": rows}, moves if config.augment else None)
+                total += _step(problem, batch, share, optimizer, parameters, config)
+            loss = float(total) / steps
+            _keep_or_put_back(problem.model, good, loss, epoch, config)
+            if (epoch + 1) % evaluate_every == 0 or epoch + 1 == config.epochs:
+                accuracy = problem.accuracy("val")
+                history.append(Epoch(epoch + 1, loss, accuracy, time.perf_counter() - began))
+                bar.set_postfix(loss=f"{loss:.2f}", val=f"{accuracy:.1f} %")
+                on_epoch(history[-1])
     return history
 
 
@@ -374,8 +374,8 @@ def make_checkpoint(
     if out.suffix != ".safetensors":
         raise ConfigError(f"{out} should end in .safetensors, the format it is written in")
     require_writable(out.parent)
-    torch.manual_seed(recipe.training.seed)  # the model's first weights
-    problem, architecture = _untrained(name, recipe, device, watch)
+    with seeded(recipe.training.seed, pick_device(device)):  # the model's first weights
+        problem, architecture = _untrained(name, recipe, device, watch)
     record: dict[str, Any] = {
         "file": out.name,
         "command": command,

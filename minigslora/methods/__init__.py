@@ -20,13 +20,20 @@ RECIPES = ("corrected", "released")
 
 
 def table() -> dict[str, type[Method]]:
-    """Return every method class by name."""
+    """Return every method class by name.
+
+    Raises:
+        ConfigError: where two classes go by one name.
+    """
     found: dict[str, type[Method]] = {}
     for info in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{info.name}")
         for value in vars(module).values():
             own = isinstance(value, type) and value.__module__ == module.__name__
             if own and isinstance(name := getattr(value, "name", None), str):
+                if name in found:
+                    files = f"{found[name].__module__} and {value.__module__}"
+                    raise ConfigError(f"two methods are called {name!r}, in {files}; rename one of them")
                 found[name] = value
     return found
 

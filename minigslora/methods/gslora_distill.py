@@ -23,7 +23,7 @@ from torch import Tensor
 
 from minigslora.config import NonNegative, Positive
 from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Role, Task, Terms, Training
-from minigslora.lora import bypassed
+from minigslora.lora import as_teacher
 from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected, corrected_training, forgotten_so_far
 from minigslora.prototypes import prototype_distance, without
 from minigslora.streams import Streams
@@ -89,7 +89,7 @@ class GSLoRADistill(GSLoRA):
     def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
         """Add D on all images of the task, teacher and student seeing the same picture."""
         terms = super().terms(problem, outputs, batch)
-        with torch.no_grad(), bypassed(problem.model):
+        with as_teacher(problem.model):
             teacher = problem.forward(batch)
         for role, name in self.taught:
             said, now = (problem.vectors(o, batch, "logits", role) for o in (teacher, outputs))

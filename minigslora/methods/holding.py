@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from minigslora.contracts import Batch, Problem, Task
 from minigslora.datasets.images import medley
 from minigslora.errors import ConfigError
-from minigslora.lora import bypassed
+from minigslora.lora import as_teacher
 from minigslora.prototypes import prototype_distance, without
 from minigslora.streams import Streams
 
@@ -69,7 +69,7 @@ class Hold:
 
     def term(self, problem: Problem, outputs: Any, batch: Batch) -> Tensor:
         """Return the mean of (8.3) over all images of a batch."""
-        with torch.no_grad(), bypassed(problem.model, self.task):
+        with as_teacher(problem.model, self.task):
             taught = without(self.said(problem, problem.forward(batch), batch), self.gone)
         now = self.said(problem, outputs, batch)
         return prototype_distance(taught, now, "kl", self.temperature).mean()
