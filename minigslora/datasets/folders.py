@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 from tqdm import tqdm
 
+from minigslora.datasets import pictures
+from minigslora.datasets.faults import gathered
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.errors import DataError
 from minigslora.files import read_lines
@@ -30,12 +32,25 @@ CPU = torch.device("cpu")
 Files = dict[str, list[Path]]
 """Image files by class."""
 
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 SPLIT_NAMES: dict[str, tuple[str, ...]] = {
-    "train": ("train",),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "val", "valid", "validation"),
+    "train": ("train", "training", "train_set", "training_set"),
+    "val": (validation := ("val", "valid", "validation", "dev", "validation_set")),
+    "test": ("test", "testing", "test_set", *validation),
 }
+"""What the folder of a split may be called, whatever the case."""
+SPLIT_FOLDERS = {name for names in SPLIT_NAMES.values() for name in names}
+BY_THE_SYSTEM = {"__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found", "#recycle"}
+"""Folders that hold none of the user's images; hidden ones (".name") and a NAS's ("@name") do not either."""
+RUN_MARKS = ("run.json", "identity.json")
+"""A folder with one of these holds a run's results, whose figures are not images of a class."""
+OTHER_LAYOUTS = {
+    "Pascal VOC": ("JPEGImages", "*/JPEGImages"),
+    "COCO": ("annotations/instances_*.json", "*/_annotations.coco.json"),
+    "YOLO": ("labels/*.txt", "labels/*/*.txt", "train/labels/*.txt"),
+}
+"""Detection data, and what tells their layouts."""
+LONGEST = 16
+"""How many times its shorter side the longer side of an image is read."""
 CLASS_LIST = "classes.txt"
 """Beside the class folders: their names in the order of the model's head, one a line."""
 IN_MEMORY = 4 << 30
@@ -57,10 +72,8 @@ class FileImages:
         """Return uint8 images (B, 3, size, size) for indices (B,); B may be 0."""
         if not len(indices):
             return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
-        with ThreadPoolExecutor(4) as pool:
-            wanted = [self.files[i] for i in indices.tolist()]
-            images = list(pool.map(lambda file: read_image(file, self.size), wanted))
-        return torch.stack(images).to(self.device)
+        reads = [partial(read_image, self.files[i], self.size) for i in indices.tolist()]
+        return torch.stack(pictures.read_all(reads)).to(self.device)
 
     def to(self, device: torch.device) -> FileImages:
         """Return the same files, delivered to ``device``."""
@@ -69,26 +82,19 @@ class FileImages:
 
 def read_image(file: Path, size: int) -> Tensor:
     """Return one image as uint8 (3, size, size): shorter side to ``size``, then the centre."""
-    try:
-        with Image.open(file) as image:
-            rgb = image.convert("RGB")
-    except (OSError, UnidentifiedImageError) as problem:
-        raise DataError(f"{file} is not a readable image ({problem}); remove or replace it") from problem
-    if min(rgb.size) != size:
-        scale = size / min(rgb.size)
-        width, height = (max(size, round(side * scale)) for side in rgb.size)
-        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
-    image_tensor: Tensor = tv.center_crop(tv.pil_to_tensor(rgb), [size, size])
-    return image_tensor
+    return pictures.read(file, partial(_square, size=size), size)
 
 
-def class_files(folder: Path) -> Files:
-    """Return the image files of each class folder, both sorted by name."""
-    return {
-        sub.name: sorted(f for f in sub.rglob("*") if f.suffix.lower() in ENDINGS)
-        for sub in sorted(folder.iterdir())
-        if sub.is_dir() and not sub.name.startswith(".")
-    }
+def _square(image: Image.Image, size: int) -> Image.Image:
+    short = min(image.size)
+    if max(image.size) > LONGEST * short:  # the rest of a strip is cropped away in any case
+        image = tv.center_crop(image, [min(side, LONGEST * short) for side in image.size[::-1]])
+    if short != size:
+        scale = size / short
+        width, height = (max(size, round(side * scale)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    square: Image.Image = tv.center_crop(image, [size, size])
+    return square
 
 
 def load(
@@ -119,6 +125,7 @@ def load(
             f"no data folder at {root}; expected {root / 'train' / 'CLASS' / 'image.jpg'} and "
             f"{root / 'test' / 'CLASS' / 'image.jpg'}"
         )
+    _no_detection_data(root)
     return data_set(root, splits(root), image_size, name, watch, classes)
 
 
@@ -132,12 +139,11 @@ def data_set(
 ) -> DataSet:
     """Return the data set of each split's files by class; the classes are those of training, in order."""
     ordered = class_order(root, files["train"], classes)
-    sets = {
-        split: image_set(own, ordered, image_size, f"{root.name}/{split}", watch)
-        for split, own in files.items()
-    }
-    drawn = _split_folders(root)["train"] is None
-    return DataSet(name or root.name, sets["train"], sets["val"], sets["test"], split_by_us=drawn)
+    train, val, test = gathered(
+        partial(image_set, files[split], ordered, image_size, f"{root.name}/{split}", watch)
+        for split in ("train", "val", "test")
+    )
+    return DataSet(name or root.name, train, val, test, split_by_us=split_folders(root)["train"] is None)
 
 
 # --- the order of the classes ------------------------------------------------------------------------
@@ -151,7 +157,7 @@ def class_order(root: Path, found: Iterable[str], given: Sequence[str] | None = 
     """
     if given is not None:
         return in_order(given, found, "the class names given")
-    places = dict.fromkeys((root, _split_folders(root)["train"] or root))
+    places = dict.fromkeys((root, split_folders(root)["train"] or root))
     lists = [place / CLASS_LIST for place in places if (place / CLASS_LIST).is_file()]
     orders = [in_order(read_lines(file), found, str(file)) for file in lists]
     if len(set(orders)) > 1:
@@ -169,14 +175,13 @@ def in_order(given: Sequence[str], found: Iterable[str], source: str) -> tuple[s
     order = tuple(known.get(unicodedata.normalize("NFC", name), name) for name in given)
     faults = {
         "names twice": {name for i, name in enumerate(order) if name in order[:i]},
-        "names classes without a training folder": set(order) - set(known.values()),
-        "does not name the class folders": set(known.values()) - set(order),
+        "names what is no class": set(order) - set(known.values()),
+        "leaves out": set(known.values()) - set(order),
     }
     if wrong := [f"{what} {shortened(sorted(names))}" for what, names in faults.items() if names]:
         raise DataError(
-            f"{source}: the list {' and '.join(wrong)}; expected the names of the {len(known)} class folders "
-            "of training, each once, in the order of the model's head. Correct the list, or remove it for "
-            "the order by name"
+            f"{source}: the list {' and '.join(wrong)}; expected the {len(known)} classes of training, each "
+            "once, in the order of the model's head. Correct the list, or remove it for the order by name"
         )
     return order
 
@@ -227,19 +232,81 @@ def shortened(names: Sequence[str], most: int = 5) -> str:
 # --- the files ---------------------------------------------------------------------------------------
 
 
+def class_files(folder: Path) -> Files:
+    """Return the image files of each class folder, both sorted by name.
+
+    Links are followed, a folder that several lead to is read once, and folders of results are passed over.
+    """
+    above = {folder.resolve(), *folder.resolve().parents}  # a link that leads up would bring other classes
+    found: Files = {}
+    for sub in visible(folder):
+        if sub.is_dir():
+            own = sorted(_pictures(sub, set(above)))
+            if own or not any(next(sub.rglob(mark), None) for mark in RUN_MARKS):
+                found[sub.name] = own
+    return found
+
+
+def _pictures(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    if (real := folder.resolve()) in seen or any((folder / mark).is_file() for mark in RUN_MARKS):
+        return
+    seen.add(real)
+    for path in visible(folder):
+        if path.is_dir():
+            yield from _pictures(path, seen)
+        elif path.suffix.lower() in pictures.ENDINGS:
+            yield path
+
+
+def visible(folder: Path) -> list[Path]:
+    """Return what is in a folder, sorted, without what is hidden or the system's.
+
+    Raises:
+        DataError: where the folder cannot be read.
+    """
+    try:
+        return sorted(
+            path
+            for path in folder.iterdir()
+            if not path.name.startswith((".", "@")) and path.name not in BY_THE_SYSTEM
+        )
+    except OSError as problem:
+        raise DataError(
+            f"the folder {folder} cannot be read ({problem.strerror}); allow it, or take it out"
+        ) from problem
+
+
+def split_folders(root: Path) -> dict[str, Path | None]:
+    """Return the folder of each split below ``root``; None where there is none.
+
+    Raises:
+        DataError: for two folders whose names differ in case only.
+    """
+    known: dict[str, Path] = {}
+    for sub in visible(root) if root.is_dir() else []:
+        if sub.is_dir() and (name := sub.name.casefold()) in SPLIT_FOLDERS:
+            if name in known:
+                raise DataError(f"{root} has both {known[name].name}/ and {sub.name}/; keep one of them")
+            known[name] = sub
+    return {
+        split: next((known[name] for name in names if name in known), None)
+        for split, names in SPLIT_NAMES.items()
+    }
+
+
 def splits(root: Path) -> dict[str, Files]:
     """Return the files of train, val and test below ``root`` by class.
 
     Raises:
         DataError: for a split without images, or a class of one split that training lacks.
     """
-    folders = _split_folders(root)
+    folders = split_folders(root)
     if folders["train"] is None:
-        train, rest = hold_out(_not_empty(root), 0.2)
-        test, val = hold_out(rest, 0.5)  # the only image held out is for the test
-        return {"train": train, "val": val, "test": test}
+        return _split_by_us(root, folders["test"])
     if folders["test"] is None:
-        raise DataError(f"{root} has train/ but neither test/ nor val/; add one to measure on")
+        raise DataError(
+            f"{root} has {folders['train'].name}/ but neither test/ nor val/; add one to measure on"
+        )
     train, test = _not_empty(folders["train"]), _not_empty(folders["test"])
     _no_other_classes(folders["test"], test, folders["train"], train)
     if folders["val"] is None or folders["val"] == folders["test"]:
@@ -250,20 +317,46 @@ def splits(root: Path) -> dict[str, Files]:
     return {"train": train, "val": val, "test": test}
 
 
-def _split_folders(root: Path) -> dict[str, Path | None]:
-    """Return the folder of each split below ``root``; None where there is none."""
-    return {
-        split: next((root / n for n in names if (root / n).is_dir()), None)
-        for split, names in SPLIT_NAMES.items()
-    }
+def _split_by_us(root: Path, test: Path | None) -> dict[str, Files]:
+    """Return the splits of class folders alone; a class with one image is trained on and not tested."""
+    if test is not None and any(class_files(test).values()):
+        raise DataError(f"{root} has {test.name}/ but no train/; name the folder of training images train")
+    for sub in visible(root):
+        if sub.is_dir() and (nested := split_folders(sub)["train"]) is not None:
+            raise DataError(
+                f"{root} is no data set, but {sub} is one: it has {nested.name}/. Give that folder"
+            )
+    train, rest = hold_out(_not_empty(root), 0.2)
+    test_files, val = hold_out(rest, 0.5)  # the only image held out is for the test
+    return {"train": train, "val": val, "test": test_files}
+
+
+def _no_detection_data(root: Path) -> None:
+    """Refuse boxed objects: their folders would be taken for classes."""
+    for layout, patterns in OTHER_LAYOUTS.items():
+        if mark := next((path for pattern in patterns for path in root.glob(pattern)), None):
+            raise DataError(
+                f"{root} holds detection data in {layout}'s layout ({mark.relative_to(root)}); expected "
+                "class folders, CLASS/image.jpg. For boxed objects see notebook 09, object detection"
+            )
 
 
 def _not_empty(folder: Path) -> Files:
     found = class_files(folder)
+    accepted = f"images end in {', '.join(sorted(pictures.ENDINGS))}"
     if not any(found.values()):
-        raise DataError(f"{folder} has no class folder with images; expected CLASS/image.jpg in it")
-    if empty := [name for name, files in found.items() if not files]:
-        raise DataError(f"the class folder {folder / empty[0]} has no image; fill or remove it")
+        loose = sum(path.suffix.lower() in pictures.ENDINGS for path in visible(folder))
+        there = f"; its {loose} images lie in no class folder" if loose else ""
+        raise DataError(
+            f"{folder} has no class folder with images; expected CLASS/image.jpg in it{there} ({accepted})"
+        )
+    if empty := [folder / name for name, files in found.items() if not files]:
+        others = sorted({path.suffix for path in empty[0].rglob("*") if path.is_file() and path.suffix})
+        there = f"; its files end in {shortened(others)}" if others else ""
+        more = f" ({len(empty)} such folders)" if len(empty) > 1 else ""
+        raise DataError(
+            f"the class folder {empty[0]} has no image; fill or remove it{more}{there} ({accepted})"
+        )
     return found
 
 
@@ -279,11 +372,11 @@ def _no_other_classes(
 
 
 def hold_out(files: Mapping[str, Sequence[Path]], share: float) -> tuple[Files, Files]:
-    """Split off a fixed random share of each class, at least one image where it has two."""
+    """Split off a fixed random share of each class: at least one image where it has two, none of a single."""
     kept: Files = {}
     held: Files = {}
     for name, own in files.items():
-        count = min(len(own) - 1, max(1, round(share * len(own))))
+        count = max(0, min(len(own) - 1, max(1, round(share * len(own)))))
         chosen = set(Streams(0).python("hold out", name).sample(range(len(own)), count))
         held[name] = [f for i, f in enumerate(own) if i in chosen]
         kept[name] = [f for i, f in enumerate(own) if i not in chosen]
@@ -307,7 +400,8 @@ def image_set(
     labels = torch.tensor(numbers, dtype=torch.long)
     lazy = FileImages(paths, size)
     if len(paths) * 3 * size * size > IN_MEMORY:
+        pictures.probe_all(paths)
         return ImageSet(lazy, labels, classes)
     parts = torch.arange(len(paths)).split(512)
     bar = tqdm(parts, desc=f"reading {what}", disable=None if watch else True)
-    return ImageSet(torch.cat([lazy[part] for part in bar]), labels, classes)
+    return ImageSet(torch.cat(gathered(partial(lazy.__getitem__, part) for part in bar)), labels, classes)

@@ -18,6 +18,7 @@ from minigslora.datasets import folders
 from minigslora.datasets.folders import Files
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.errors import DataError
+from minigslora.files import read_lines
 
 WNID = re.compile(r"n\d{8}")
 
@@ -66,8 +67,11 @@ def _as_distributed(root: Path) -> dict[str, Files]:
     _only_wnids(root, ("train",))
     train, val = folders.hold_out(folders.class_files(root / "train"), 0.1)
     test: Files = {}
-    for line in (root / "val" / ANNOTATIONS).read_text(encoding="utf-8").splitlines():
-        file, wnid = line.split("\t")[:2]
+    for line in read_lines(root / "val" / ANNOTATIONS):
+        file, *notes = line.split("\t")
+        if not notes:
+            raise DataError(f"{root / 'val' / ANNOTATIONS}: {line!r} is not of the form FILE, tab, WNID")
+        wnid = notes[0].strip()
         if not (path := root / "val" / "images" / file).is_file():
             raise DataError(f"{root / 'val' / ANNOTATIONS} names {file}, which is not in val/images")
         test.setdefault(wnid, []).append(path)
@@ -81,8 +85,8 @@ def _only_wnids(root: Path, splits: Sequence[str] = ("train", "val", "test")) ->
     for split in splits:
         if not (folder := root / split).is_dir():
             continue
-        for sub in sorted(folder.iterdir()):
-            if sub.is_dir() and not sub.name.startswith(".") and not WNID.fullmatch(sub.name):
+        for sub in folders.visible(folder):
+            if sub.is_dir() and not WNID.fullmatch(sub.name):
                 raise DataError(
                     f"the folder {sub} is not named by a WordNet id; expected a name such as n01440764. "
                     "Rename or remove it"
@@ -91,8 +95,8 @@ def _only_wnids(root: Path, splits: Sequence[str] = ("train", "val", "test")) ->
 
 def _check_classes(root: Path, splits: Mapping[str, Files], classes: int) -> None:
     named, listed = names(root), wnids(root)
-    for split, files in splits.items():
-        folder = root / ("val" if split == "test" else "train" if split == "val" else split)
+    for split, folder in (("train", root / "train"), ("test", root / "val")):
+        files = splits[split]
         if lacking := [w for w in listed if not files.get(w)]:
             raise DataError(
                 f"{folder} has no image of {_called(lacking[0], named)}, which {root / 'wnids.txt'} lists "
@@ -123,7 +127,7 @@ def wnids(root: Path) -> list[str]:
     path = root / "wnids.txt"
     if not path.is_file():
         return []
-    found = path.read_text(encoding="utf-8").split()
+    found = " ".join(read_lines(path)).split()
     for number, wnid in enumerate(found, 1):
         if not WNID.fullmatch(wnid):
             raise DataError(f"{path}, entry {number}: {wnid!r} is no WordNet id such as n01440764")
@@ -140,13 +144,12 @@ def names(root: Path) -> dict[str, str]:
     """
     words, labels = root / "words.txt", root / "Labels.json"
     if words.is_file():
-        lines = words.read_text(encoding="utf-8").splitlines()
-        return {wnid: called for wnid, _, called in (line.partition("\t") for line in lines)}
+        return {wnid: called for wnid, _, called in (line.partition("\t") for line in read_lines(words))}
     if not labels.is_file():
         return {}
     try:
-        return {str(k): str(v) for k, v in json.loads(labels.read_text(encoding="utf-8")).items()}
-    except (ValueError, AttributeError):
+        return {str(k): str(v) for k, v in json.loads(labels.read_bytes()).items()}
+    except (OSError, ValueError, AttributeError):
         raise DataError(f"{labels} is no JSON of the form {{WNID: names}}; correct or remove it") from None
 
 
