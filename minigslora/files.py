@@ -225,11 +225,13 @@ _HARMLESS: tuple[Any, ...] = (
 
 def _load_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        with torch.serialization.safe_globals(list(_HARMLESS)):
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, pickle.UnpicklingError) as problem:
+        # An open file, since torch goes by the ending of a path.
+        with path.open("rb") as file, torch.serialization.safe_globals(list(_HARMLESS)):
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except (EOFError, IndexError, pickle.UnpicklingError) as problem:
         found = re.search(r"GLOBAL ([\w.]+)", str(problem))
-        if found is None and ("EOF" in str(problem) or "truncated" in str(problem) or not str(problem)):
+        ended = isinstance(problem, EOFError | IndexError) or "truncated" in str(problem)
+        if found is None and ended:
             raise cut_short(path) from problem
         what = f"it holds {found[1]}" if found else "it is not a plain file of tensors"
         raise ModelError(

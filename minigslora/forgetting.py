@@ -35,7 +35,7 @@ from minigslora.contracts import (
 )
 from minigslora.datasets.splits import Plan
 from minigslora.device import deterministic, seeded
-from minigslora.errors import ConfigError, DataError, OutputError, TrainingDiverged
+from minigslora.errors import ConfigError, DataError, ModelError, OutputError, TrainingDiverged
 from minigslora.files import load_tensors, read_json, save_tensors, write_json
 from minigslora.lora import adapter_names, bypassed, revoke
 from minigslora.metrics import with_h
@@ -243,6 +243,7 @@ def _train(
     optimizer = make_optimizer(groups, training)
     moves = streams("augment", device=problem.device) if training.augment else None
     trained = [p for group in groups for p in group["params"]]
+    _require_precise(trained)
     good, average = [p.detach().clone() for p in trained], Average(trained)
     terms: dict[str, float] = {}
     bar = tqdm(range(training.epochs), desc=task.name, disable=None if watch else True, leave=False)
@@ -264,6 +265,15 @@ def _train(
         on_epoch(task, epoch, terms)
     average.put()
     return terms
+
+
+def _require_precise(trained: Sequence[nn.Parameter]) -> None:
+    """Raise a :class:`ModelError` for weights in half precision, in which small steps vanish."""
+    if low := {p.dtype for p in trained} & {torch.bfloat16, torch.float16}:
+        raise ModelError(
+            f"the method trains weights in {low.pop()}, where most of its steps would be rounded away; give "
+            "the model in float32 (model.float()), or choose a method with adapters, which are float32"
+        )
 
 
 def _read(

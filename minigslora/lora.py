@@ -188,11 +188,14 @@ def _ffn_types() -> tuple[type[nn.Module], ...]:
 
 def _attention_types() -> tuple[type[nn.Module], ...]:
     import timm.layers as layers
-    from timm.models import beit, eva, swin_transformer, swin_transformer_v2, vision_transformer
+    from timm import models
 
-    places = (layers, vision_transformer, beit, eva, swin_transformer, swin_transformer_v2)
+    kinds = ("vision_transformer", "vision_transformer_relpos", "beit", "eva")
+    swins = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
+    places = (layers, *(getattr(models, name, None) for name in kinds + swins))
     names = ("Attention", "AttentionRope", "EvaAttention", "WindowAttention")
-    found = {getattr(place, name, None) for place in places for name in names}
+    relative = ("WindowMultiHeadAttention", "RelPosAttention")
+    found = {getattr(place, name, None) for place in places for name in names + relative}
     detr = ("DeformableDetrSelfAttention", "DeformableDetrMultiscaleDeformableAttention")
     found |= {getattr(sys.modules.get(DETR), name, None) for name in detr}
     return (nn.MultiheadAttention, *(t for t in found if isinstance(t, type)))
@@ -213,7 +216,7 @@ def find_blocks(model: nn.Module) -> dict[str, str]:
     feed-forward network.
     Layers in neither are not listed.
     """
-    attention, ffn = _inside(model, _attention_types()), _inside(model, _ffn_types())
+    attention, ffn = _in_attention(model), _in_ffn(model)
     holds_attention = {parent for name in attention.values() for parent in _parents(name)}
     holds_ffn = {parent for name in ffn.values() for parent in _parents(name)}
     both = holds_attention & holds_ffn
@@ -235,14 +238,14 @@ def find_linears(model: nn.Module, targets: Targets = "ffn") -> list[str]:
         raise ModelError("the model is itself one linear layer; wrap it: nn.Sequential(model)")
     linears = dict(_linears(model))
     if isinstance(targets, str):
-        wanted = {"ffn": _ffn_types(), "attention": _attention_types()}
+        wanted = {"ffn": _in_ffn, "attention": _in_attention}
         kinds = targets.split("+")
         if unknown := [kind for kind in kinds if kind not in wanted]:
             raise ModelError(
                 f"unknown LoRA target {unknown[0]!r}; expected 'ffn', 'attention', 'ffn+attention', "
                 "a list of module names or a predicate"
             )
-        inside = {n for kind in kinds for n in _inside(model, wanted[kind])}
+        inside = {n for kind in kinds for n in wanted[kind](model)}
         chosen = [name for name in linears if name in inside]
     elif callable(targets):
         chosen = [name for name, layer in linears.items() if targets(name, layer)]
@@ -256,10 +259,25 @@ def find_linears(model: nn.Module, targets: Targets = "ffn") -> list[str]:
     if not chosen:
         raise ModelError(
             f"this {type(model).__name__} has no linear layer selected by targets={targets!r}; "
-            f"name the layers yourself, from: {_shorten(list(linears)) or 'it has none at all'}"
+            + _instead(model, list(linears))
         )
     _refuse_shared(model, chosen)
     return chosen
+
+
+def _instead(model: nn.Module, linears: list[str]) -> str:
+    """Say what to do where no layer was selected; a classifier is not among what to name."""
+    getter = getattr(model, "get_classifier", None)
+    head = getter() if callable(getter) else None
+    inside = set(head.modules()) if isinstance(head, nn.Module) else set()
+    inner = [name for name in linears if model.get_submodule(name) not in inside]
+    if inner and (inside or len(linears) > 1):
+        return f"name the layers yourself, from: {_shorten(inner)}"
+    only = f"its only linear layer is the classifier {linears[0]!r}" if linears else "it has none at all"
+    return (
+        f"{only}, and an adapter there leaves what the network sees as it is. Give a vision transformer, or "
+        "choose a method that trains the weights themselves"
+    )
 
 
 def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
@@ -270,9 +288,35 @@ def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield name, module
 
 
-def _inside(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, str]:
-    """Map the linear layers inside modules of some types to the name of that module."""
-    homes = [n for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, kinds)]
+def _position_types() -> tuple[type[nn.Module], ...]:
+    import timm.layers as layers
+
+    found = (getattr(layers, name, None) for name in ("RelPosMlp", "RelPosBias"))
+    return tuple(t for t in found if isinstance(t, type))
+
+
+def _in_attention(model: nn.Module) -> dict[str, str]:
+    """Map the linear layers of attentions to their attention: those of its own.
+
+    What lies deeper in it, such as a small network for relative positions, does nothing to the tokens.
+    """
+    homes = {n for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, _attention_types())}
+    return {name: home for name, _ in _linears(model) if (home := name.rpartition(".")[0]) in homes}
+
+
+def _in_ffn(model: nn.Module) -> dict[str, str]:
+    """Map the linear layers of blocks' feed-forward networks to their network.
+
+    A network inside an attention, or for its relative positions, is none.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    aside = (*_attention_types(), *_position_types())
+    homes = [
+        name
+        for name, module in modules.items()
+        if isinstance(module, _ffn_types())
+        and not any(isinstance(modules[up], aside) for up in _parents(name))
+    ]
     return {name: home for home in homes for name, _ in _linears(model) if name.startswith(home + ".")}
 
 

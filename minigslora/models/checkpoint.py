@@ -16,7 +16,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
 from minigslora.config import Range, from_mapping, parse_value
-from minigslora.errors import ConfigError, ModelError
+from minigslora.errors import ConfigError, MiniGSLoRAError, ModelError
 from minigslora.files import load_tensors, plain_names, save_tensors, shipped_root
 from minigslora.models.architectures import Classes, check_timm_name, checked
 from minigslora.models.detection import DetectorConfig, configured, deformable_detr, from_file, is_detector
@@ -97,7 +97,9 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
         raise ModelError(str(problem)) from problem
     except KeyError as problem:
         raise ModelError(f"an architecture of kind {kind!r} needs {problem}") from problem
-    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError, MemoryError) as problem:
+    except MiniGSLoRAError:
+        raise
+    except Exception as problem:  # numbers that do not go together fail in many ways
         raise ModelError(f"no such model can be built: {problem}") from problem
     raise ModelError(
         f"unknown architecture {kind!r}; expected 'face', 'timm', 'deformable-detr' or 'transformers'"
@@ -303,8 +305,9 @@ def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     floats = {k: v for k, v in tensors.items() if v.is_floating_point() and v.numel()}
     if not floats:
         return
-    # isfinite of the sum of |v| would overflow in half precision; the extremes are numbers only if all are.
-    ends = torch.stack([torch.stack(v.detach().aminmax()).double() for v in floats.values()])
+    # The extremes are numbers only where all are; a sum would overflow in half precision.
+    wide = (v.detach().float() if v.element_size() == 1 else v.detach() for v in floats.values())
+    ends = torch.stack([torch.stack(v.aminmax()).double() for v in wide])
     finite = ends.isfinite().all(dim=1).tolist()
     if broken := [name for name, well in zip(floats, finite, strict=True) if not well]:
         raise ModelError(

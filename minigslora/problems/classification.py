@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torchvision.transforms import v2
@@ -21,6 +20,8 @@ from minigslora.datasets.images import DataSet, ImageSet, Normalising, augment
 from minigslora.device import Precision, autocast, choose_attention, pick_device
 from minigslora.errors import ConfigError, ModelError
 from minigslora.metrics import class_accuracies, task_metrics
+from minigslora.models import fresh
+from minigslora.models.checkpoint import require_finite
 from minigslora.models.heads import CosineHead, margin_logits
 from minigslora.models.sliced import FullHead, classifier, restored
 from minigslora.streams import Streams
@@ -87,7 +88,8 @@ class Classification(Normalising, Problem):
         outside: Outside | None = None,
     ) -> None:
         self.device = pick_device(str(device))
-        self.precision: Precision = precision
+        # A model in another precision than float32 computes in its own.
+        self.precision: Precision = precision if _kind(model) == torch.float32 else "fp32"
         self.model = model.to(self.device)
         self.data = data.to(self.device)
         self.normalise_by(mean, std, self.device)
@@ -95,6 +97,7 @@ class Classification(Normalising, Problem):
         self.outside = Outside(outside.images.to(self.device), outside.head) if outside else None
         choose_attention(model, self.device, precision)
         self._check_head()
+        require_finite(model.state_dict(), "the model")
 
     def _check_head(self) -> None:
         rows = getattr(self.head, "weight", torch.empty(0)).shape[0]
@@ -154,7 +157,7 @@ class Classification(Normalising, Problem):
     def outputs(self, inputs: Tensor, model: nn.Module) -> Outputs:
         """Return embedding and logits of ``model`` for normalised images (B, 3, H, W)."""
         network: Any = model
-        features = network.forward_features(inputs)
+        features = network.forward_features(inputs.to(_kind(model)))
         embedding = network.forward_head(features, pre_logits=True)
         logits = network.get_classifier()(embedding)
         return Outputs(embedding.float(), logits.float())
@@ -209,22 +212,21 @@ class Classification(Normalising, Problem):
         """
         source: Any = model or self.model
         head = source.get_classifier()
-        rows: Tensor = head.weight.detach().float()
+        rows: Tensor = head.weight.detach()
         outputs: Tensor = head(rows).float()
-        return rows if space == "embedding" else outputs
+        return rows.float() if space == "embedding" else outputs
 
     def fresh_model(self, streams: Streams) -> nn.Module:
-        """Return a copy of the model with every layer's weights drawn anew."""
+        """Return a copy of the model with every parameter drawn anew.
+
+        Raises:
+            ModelError: where there is a parameter that nothing says how to draw.
+        """
         model = lora.fold(self.model) if lora.wrapped(self.model) else copy.deepcopy(self.model)
         model.to("cpu").requires_grad_(True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(streams("fresh").initial_seed())
-            for module in model.modules():
-                reset = getattr(module, "reset_parameters", None)
-                if callable(reset):
-                    reset()
-            if isinstance(model, VisionTransformer):
-                model.init_weights()
+            fresh.redraw(model)
         return model.to(self.device)
 
     @torch.no_grad()
@@ -336,3 +338,8 @@ class Classification(Normalising, Problem):
             ) from problem
         finally:
             del network.forward_features
+
+
+def _kind(model: nn.Module) -> torch.dtype:
+    """Return the type of numbers that a model computes with, which its inputs take."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
