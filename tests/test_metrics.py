@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from minigslora.contracts import Task
 from minigslora.errors import DataError
-from minigslora.metrics import class_accuracies, drop, h_mean, subset_accuracy, task_metrics, with_h
+from minigslora.metrics import (
+    class_accuracies,
+    drop,
+    h_mean,
+    paired_difference,
+    subset_accuracy,
+    task_metrics,
+    with_h,
+)
 
 PERCENT = st.floats(0.01, 100)
 
@@ -58,3 +66,39 @@ def test_h_takes_the_pretrained_accuracy_on_the_forgotten():
     assert row["h_margin"] == pytest.approx(2 * 55 * 50 / 105)
     assert (row["acc_r_before"], row["acc_f_before"], row["acc_m_before"]) == (80.0, 90.0, 70.0)
     assert now == {k: row[k] for k in now}
+
+
+# --- two methods over seeds ---------------------------------------------------------------------------
+
+
+def test_a_paired_difference_is_the_sum_written_out():
+    # differences 1, 2, 6: mean 3, squares 4 + 1 + 9 = 14, sd √7, standard error √(7/3), t of two 4.302653
+    found = paired_difference([81.0, 84.0, 90.0], [80.0, 82.0, 84.0])
+    assert found.mean == pytest.approx(3.0)
+    assert found.reach == pytest.approx(4.302652729911275 * (7 / 3) ** 0.5)
+    assert str(found) == "+3.00 ± 6.57"
+    assert paired_difference([81.0, 84.0, 90.0], [80.0, 83.0, 89.0]).reach == 0.0  # always the same
+
+
+@given(st.lists(st.tuples(PERCENT, PERCENT), min_size=2, max_size=9), st.sampled_from([0.8, 0.95, 0.99]))
+def test_a_paired_difference_is_scipys(pairs, level):
+    from scipy.stats import ttest_rel
+
+    ours, theirs = zip(*pairs, strict=True)
+    d = torch.tensor(ours, dtype=torch.float64) - torch.tensor(theirs, dtype=torch.float64)
+    found = paired_difference(ours, theirs, level)
+    assert found.mean == pytest.approx(float(d.mean()), abs=1e-9)
+    if float(d.std()) > 1e-6:  # scipy gives no interval where nothing differs
+        low, high = ttest_rel(ours, theirs).confidence_interval(level)
+        assert (found.mean - found.reach, found.mean + found.reach) == pytest.approx(
+            (low, high), rel=1e-6, abs=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [([1.0], [2.0]), ([1.0, 2.0], [1.0]), ([], []), ([1.0], [1.0, 2.0])]
+)
+def test_one_seed_has_no_interval_and_figures_must_be_pairs(ours, theirs):
+    message = rf"{len(ours)} figures beside {len(theirs)} .*over the same seeds, at least two"
+    with pytest.raises(DataError, match=message):
+        paired_difference(ours, theirs)

@@ -326,6 +326,30 @@ def test_many_methods_are_drawn_as_a_table():
     assert {"gslora, corrected", "GS-LoRA, published", "ewc, corrected", "EWC, published"} <= set(rows)
 
 
+def test_published_faces_stand_beside_figures_with_margin_only():
+    figure = page.progress(pd.DataFrame(made_rows(scenario="four/full")), "four/full", "table3")
+    assert figure is not None
+    panels = {ax.get_title(): {line.get_label(): line.get_ydata() for line in ax.lines} for ax in figure.axes}
+    assert list(panels) == ["H, margin-free", "H with margin", "Acc_o, margin-free", "Acc_o with margin"]
+    for title, lines in panels.items():
+        printed = pd.Series(lines["GS-LoRA++, published"])
+        assert printed.isna().all() == ("margin-free" in title), title
+    assert list(panels["H with margin"]["GS-LoRA++, published"]) == [73.97, 73.48]
+    ours = [panels[title]["gslora++, corrected"] for title in panels]
+    assert [pd.Series(line).mean() for line in ours] == pytest.approx([80.5, 70.5, 1.0, 0.2])
+
+
+def test_a_head_without_margin_stands_beside_the_published_as_it_is():
+    rows = pd.DataFrame(made_rows(scenario="four/full"))
+    plain = rows.drop(columns=[c for c in rows if c.endswith("margin")])
+    figure = page.progress(plain, "four/full", "table4")
+    assert figure is not None
+    assert [ax.get_title() for ax in figure.axes] == ["H after each request", "Acc_o after each request"]
+    for ax in figure.axes:
+        printed = next(line for line in ax.lines if line.get_label() == "GS-LoRA++, published")
+        assert not pd.Series(printed.get_ydata()[1:]).isna().any()
+
+
 # --- engines -------------------------------------------------------------------------------------------
 
 SETUP = """

@@ -28,6 +28,7 @@ class Panel:
         levels: values by label to draw as dashed horizontal lines.
         dashed: labels of the lines to draw dashed and without marks.
         limits: lower and upper end of the y axis; as the values need if None.
+        joined: whether points are joined; a line means nothing where the axis is one of categories.
     """
 
     title: str
@@ -37,6 +38,7 @@ class Panel:
     levels: Mapping[str, float] = field(default_factory=dict)
     dashed: Sequence[str] = ()
     limits: tuple[float, float] | None = None
+    joined: bool = True
 
 
 def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), height: float = 3.2) -> Figure:
@@ -54,6 +56,7 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
             colour = COLOURS[panel.colours[label]] if label in panel.colours else None
             places = range(1, len(values) + 1)
             look = {"linestyle": "--"} if label in panel.dashed else {"marker": "o", "markersize": 4}
+            look |= {} if panel.joined else {"linestyle": "none"}
             ax.plot(places, values, label=label, color=colour, **look)
         for i, (label, level) in enumerate(panel.levels.items()):
             ax.axhline(level, label=label, color="black", linewidth=1.2, linestyle=("--", ":", "-.")[i % 3])

@@ -271,6 +271,10 @@ AT_A_GLANCE: dict[str, tuple[str, str]] = {
     "fall outside": ("fall_outside", "mean"),
     "worst fall outside": ("fall_outside", "max"),
     "H": ("h", "mean"),
+    **{
+        f"{name} with margin": (f"{metric}_margin", "mean")
+        for name, metric in {"Acc_r": "acc_r", "Acc_f": "acc_f", "Acc_o": "acc_o", "H": "h"}.items()
+    },
     "zero groups": ("zero_group_ratio", "mean"),
     **{
         name: column
@@ -291,10 +295,10 @@ AT_A_GLANCE: dict[str, tuple[str, str]] = {
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return a line per scenario, method and recipe, margin-free: mean ± standard deviation over seeds.
+    """Return a line per scenario, method and recipe: mean ± standard deviation over seeds.
 
-    Each figure is first the mean, or the worst, over the tasks of a run. A fall is the pre-trained
-    model's accuracy less the edited one's.
+    Figures are margin-free, but for those "with margin", which faces have. Each is first the mean, or the
+    worst, over the tasks of a run. A fall is the pre-trained model's accuracy less the edited one's.
     """
     keys = ["scenario", "method", "recipe"]
     with_falls = rows.copy()

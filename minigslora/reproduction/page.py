@@ -32,9 +32,10 @@ HOW_TO_READ = (
 )
 
 AT_A_GLANCE = (
-    "Margin-free, in percent; each figure is first taken over the tasks of a run (mean, or worst), then mean "
-    "± standard deviation over seeds. A fall is the pre-trained model's accuracy less the edited one's; a "
-    "negative one is a gain. Seconds are those of training alone."
+    "In percent, margin-free unless a column says “with margin”; methods can rank differently under the two. "
+    "Each figure is first taken over the tasks of a run (mean, or worst), then mean ± standard deviation "
+    "over seeds. A fall is the pre-trained model's accuracy less the edited one's; a negative one is a gain. "
+    "Seconds are those of training alone."
 )
 
 
@@ -90,7 +91,8 @@ MOST_LINES = 8
 def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
     """Draw H and Acc_o over the tasks of a scenario, ours and the published; None for a single task.
 
-    A few methods are lines; many are the rows of a heat map.
+    A few methods are lines; many are the rows of a heat map. Where ours have a figure with the head's margin,
+    the published ones, which carry it, stand beside that one and never beside the margin-free.
 
     Args:
         rows: a line per run and task.
@@ -103,29 +105,42 @@ def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
         return None
     printed = published.read(table)
     printed = printed[printed["scenario"] == scenario]
-    panels, published_lines = [], []
-    boxes = "ap50_o" in part
-    shown = (("h50", "H of AP50"), ("ap50_o", "AP50_o, %")) if boxes else (("h", "H"), ("acc_o", "Acc_o, %"))
-    for metric, label in shown:
+    drawn = list(part.groupby(["method", "recipe"], sort=False).groups)
+    there = [m for m in part["method"].unique() if printed_name(m) in set(printed["method"])]
+    panels, published_lines = [], [f"{printed_name(method)}, published" for method in there]
+    gap = [float("nan")] * len(tasks)
+    for metric, column, title, label in _shown(part):
         lines: dict[str, list[float]] = {}
-        for (method, recipe), own in part.groupby(["method", "recipe"], sort=False):
-            means = own.groupby("task")[metric].mean()
+        for method, recipe in drawn:
+            own = part[(part["method"] == method) & (part["recipe"] == recipe)]
+            means = own.groupby("task")[column].mean()
             lines[f"{method}, {recipe}"] = [float(means.get(t, float("nan"))) for t in tasks]
-        for method in part["method"].unique():
-            there = printed[printed["method"] == printed_name(method)].set_index("task")
-            if len(there) and metric in there:
-                name = f"{printed_name(method)}, published"
-                lines[name] = [float(there[metric].get(t, float("nan"))) for t in tasks]
-                published_lines.append(name)
-        title = f"{label.split(',')[0]} after each request"
+        margin_free = column == metric and f"{metric}_margin" in part
+        for method, name in zip(there, published_lines, strict=True):
+            values = printed[printed["method"] == printed_name(method)].set_index("task")
+            known = metric in values and not margin_free
+            lines[name] = [float(values[metric].get(t, float("nan"))) for t in tasks] if known else gap
         panels.append(plots.Panel(title, label, lines, dashed=published_lines))
     columns = [str(t) for t in tasks]
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    if len(names) <= MOST_LINES:
+    if len(panels[0].lines) <= MOST_LINES:
         return plots.curves(panels, "task", columns)
-    gap = [float("nan")] * len(tasks)
-    cells = {panel.title: {name: panel.lines.get(name, gap) for name in names} for panel in panels}
-    return plots.tables(cells, columns, "task")
+    return plots.tables({panel.title: panel.lines for panel in panels}, columns, "task")
+
+
+def _shown(rows: pd.DataFrame) -> list[tuple[str, str, str, str]]:
+    """Return what :func:`progress` draws: the published metric, our column, the panel's title, its unit."""
+    if "ap50_o" in rows:
+        metrics = (("h50", "H of AP50", "H of AP50"), ("ap50_o", "AP50_o", "AP50_o, %"))
+    else:
+        metrics = (("h", "H", "H"), ("acc_o", "Acc_o", "Acc_o, %"))
+    found = []
+    for metric, name, label in metrics:
+        if f"{metric}_margin" in rows:
+            found.append((metric, metric, f"{name}, margin-free", label))
+            found.append((metric, f"{metric}_margin", f"{name} with margin", label))
+        else:
+            found.append((metric, metric, f"{name} after each request", label))
+    return found
 
 
 def write(folder: Path) -> Path:
@@ -163,7 +178,8 @@ def write(folder: Path) -> Path:
         if (figure := progress(found.rows, scenario, found.table)) is not None:
             page.figure(
                 figure,
-                "Margin-free, mean over seeds; the published figures (dashed) carry the margin.",
+                "Mean over seeds. Published figures of faces (dashed) carry the margin, so they stand beside "
+                "ours with margin only.",
                 f"H and Acc_o over the requests of {scenario}, by method",
             )
     _add_runs(page, found)
