@@ -33,3 +33,12 @@ def test_equal_points_of_two_lines_both_show():
     texts = figure.axes[0].texts
     assert len({t.xy + t.xyann for t in texts}) == len(texts) == 4
     plt.close(figure)
+
+
+def test_points_of_categories_are_not_joined():
+    panel = plots.Panel("position", "Acc_r, %", {"after": [84.0, 74.0, 83.0]}, joined=False)
+    (line,) = plots.curves([panel], "layers", ["ffn", "attention", "both"]).axes[0].lines
+    assert (line.get_linestyle(), line.get_marker()) == ("None", "o")
+    (line,) = plots.curves([plots.Panel("rank", "Acc_r, %", {"after": [84.0, 85.0]})], "rank").axes[0].lines
+    assert line.get_linestyle() == "-"
+    plt.close("all")

@@ -105,7 +105,7 @@ def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
         return None
     printed = published.read(table)
     printed = printed[printed["scenario"] == scenario]
-    drawn = list(part.groupby(["method", "recipe"], sort=False).groups)
+    drawn = [(method, recipe) for (method, recipe), _ in part.groupby(["method", "recipe"], sort=False)]
     there = [m for m in part["method"].unique() if printed_name(m) in set(printed["method"])]
     panels, published_lines = [], [f"{printed_name(method)}, published" for method in there]
     gap = [float("nan")] * len(tasks)
