@@ -3,33 +3,34 @@
 Boxes are kept as COCO writes them, [left, top, width, height] in pixels of the original image, and
 labels are positions in the list of categories: COCO's ids have gaps (1 to 90 for 80 categories). Images
 are resized to squares, so that a batch is one tensor; boxes relative to the image's sides stay as they
-are under that. A crowd (``iscrowd``) is no target of training; evaluation is told of it.
+are under that. A crowd (``iscrowd``) is no target of training; evaluation is told of it. How annotations
+are read, :mod:`minigslora.datasets.annotations` says, and how pictures are,
+:mod:`minigslora.datasets.pictures`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import tempfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import CocoDetection
-from torchvision.transforms.v2 import functional as tv
 from tqdm import tqdm
 
+from minigslora.datasets import annotations as entries
+from minigslora.datasets import pictures
+from minigslora.datasets.annotations import Coco
+from minigslora.datasets.faults import gathered
 from minigslora.datasets.images import Images, Splits
 from minigslora.errors import DataError
 from minigslora.files import load_tensors, read_json, save_tensors, write_json
 from minigslora.streams import Streams
 
+CPU = torch.device("cpu")
 IN_MEMORY = 4 << 30
 """Bytes of uint8 images kept in memory; a larger split is read from its files as needed."""
 
@@ -107,55 +108,48 @@ class DetectionData(Splits[DetectionSet]):
     """Train, validation and test split of one detection data set."""
 
 
-class CocoImages:
-    """Image files of a COCO data set, read when they are asked for, each squeezed to a square.
+@dataclass(frozen=True)
+class BoxedImages:
+    """Images read from files when they are asked for, each squeezed to a square.
 
-    Args:
-        source: torchvision's data set of them.
+    Attributes:
+        files: the pictures.
+        declared: width and height of each, as its annotation says.
         size: height and width to resize to, in pixels.
-        rows: which of its images, in order.
         device: where images are delivered.
     """
 
-    def __init__(
-        self, source: CocoDetection, size: int, rows: Sequence[int], device: torch.device | None = None
-    ) -> None:
-        self.source, self.size, self.rows = source, size, tuple(rows)
-        self.device = device or torch.device("cpu")
+    files: tuple[Path, ...]
+    declared: tuple[pictures.Size, ...]
+    size: int
+    device: torch.device = CPU
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.files)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         """Return uint8 images (B, 3, size, size) for indices (B,); B may be 0."""
         if not len(indices):
             return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
-        with ThreadPoolExecutor(4) as pool:
-            images = list(pool.map(self._read, [self.rows[i] for i in indices.tolist()]))
-        return torch.stack(images).to(self.device)
+        reads = [partial(self._read, i) for i in indices.tolist()]
+        return torch.stack(pictures.read_all(reads)).to(self.device)
 
-    def _read(self, row: int) -> Tensor:
-        try:
-            image: Image.Image = self.source[row][0]
-            square = image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-        except OSError as problem:
-            raise DataError(
-                f"image {row + 1} of {self.source.root} cannot be read ({problem}); put it there, or take it "
-                "out of the annotations"
-            ) from problem
-        tensor: Tensor = tv.pil_to_tensor(square)
-        return tensor
+    def _read(self, place: int) -> Tensor:
+        return pictures.read(self.files[place], self._squeezed, self.size, self.declared[place])
 
-    def to(self, device: torch.device) -> CocoImages:
+    def _squeezed(self, image: Image.Image) -> Image.Image:
+        return image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+
+    def to(self, device: torch.device) -> BoxedImages:
         """Return the same files, delivered to ``device``."""
-        return CocoImages(self.source, self.size, self.rows, device)
+        return replace(self, device=device)
 
 
 # --- COCO's format -----------------------------------------------------------------------------------
 
 
 def objects_of(
-    annotations: Sequence[Mapping[str, Any]], labels: Mapping[int, int], size: tuple[int, int]
+    annotations: Sequence[Mapping[str, Any]], labels: Mapping[Any, int], size: tuple[int, int]
 ) -> Objects:
     """Return one image's objects from its COCO annotations; boxes without extent are left out.
 
@@ -165,53 +159,41 @@ def objects_of(
         size: height and width of the image, in pixels.
 
     Raises:
-        DataError: for a category that the file does not list, or a box that is no box.
+        DataError: for a category that the file does not list, or a box that is no box in the image.
     """
-    boxes, found, crowd = list[list[float]](), list[int](), list[bool]()
-    for entry in annotations:
-        _require(entry, ("category_id", "bbox"), "annotation")
-        if entry["category_id"] not in labels:
-            raise DataError(
-                f"annotation {entry.get('id')} has category_id {entry['category_id']}, which 'categories' "
-                "does not list; add it there, or remove the annotation"
-            )
-        if len(entry["bbox"]) != 4:
-            raise DataError(
-                f"annotation {entry.get('id')}: bbox = {entry['bbox']}; expected [left, top, width, height]"
-            )
-        if min(entry["bbox"][2:]) <= 0:
-            continue
-        boxes.append([float(v) for v in entry["bbox"]])
-        found.append(labels[entry["category_id"]])
-        crowd.append(bool(entry.get("iscrowd", 0)))
+    found = gathered(
+        partial(entries.checked_object, f"annotation {entry.get('id')}", entry, labels, size)
+        for entry in annotations
+    )
+    kept = [entry for entry in found if entry["bbox"]]
     return Objects(
-        torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        torch.tensor(found, dtype=torch.long),
-        torch.tensor(crowd, dtype=torch.bool),
+        torch.tensor([entry["bbox"] for entry in kept], dtype=torch.float32).reshape(-1, 4),
+        torch.tensor([labels[entry["category_id"]] for entry in kept], dtype=torch.long),
+        torch.tensor([bool(entry["iscrowd"]) for entry in kept], dtype=torch.bool),
         size,
     )
 
 
-def _require(entry: Mapping[str, Any], keys: Sequence[str], what: str) -> None:
-    """Raise a :class:`DataError` for the first of ``keys`` that an entry of COCO's JSON lacks."""
-    if missing := [key for key in keys if key not in entry]:
-        raise DataError(f"{what} {entry.get('id')} has no {missing[0]!r} in the annotation file; add it")
-
-
 def from_coco(images: Tensor | Images, annotations: Mapping[str, Any]) -> DetectionSet:
-    """Return a split from pictures and COCO's dictionary of images, annotations and categories."""
-    categories = sorted(annotations["categories"], key=lambda c: c["id"])
-    labels = {c["id"]: place for place, c in enumerate(categories)}
-    own: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in annotations["images"]}
-    for image in annotations["images"]:
-        _require(image, ("height", "width"), "image")
-    for entry in annotations["annotations"]:
+    """Return a split from pictures and COCO's dictionary of images, annotations and categories.
+
+    Raises:
+        DataError: naming each entry that cannot be.
+    """
+    coco = entries.checked(annotations)
+    categories = sorted(coco["categories"], key=entries.by_id)
+    return DetectionSet(images, _objects(coco, categories), tuple(c["name"] for c in categories))
+
+
+def _objects(coco: Coco, categories: Sequence[Mapping[str, Any]]) -> tuple[Objects, ...]:
+    """Return the objects of each image of a checked dictionary, in its order."""
+    labels = {category["id"]: place for place, category in enumerate(categories)}
+    own: dict[Any, list[Mapping[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+    for entry in coco["annotations"]:
         own[entry["image_id"]].append(entry)
-    objects = tuple(
-        objects_of(own[image["id"]], labels, (image["height"], image["width"]))
-        for image in annotations["images"]
+    return tuple(
+        objects_of(own[image["id"]], labels, (image["height"], image["width"])) for image in coco["images"]
     )
-    return DetectionSet(images, objects, tuple(c["name"] for c in categories))
 
 
 def save_cached(folder: Path, split: str, images: Tensor, annotations: Mapping[str, Any]) -> None:
@@ -227,7 +209,7 @@ def load_cached(folder: Path, split: str) -> tuple[Tensor, dict[str, Any]] | Non
     return load_tensors(folder / f"{split}.safetensors")[0]["images"], read_json(folder / f"{split}.json")
 
 
-def load_coco(root: Path, image_size: int, name: str = "coco", watch: bool = False) -> DetectionData:
+def load_coco(root: Path | str, image_size: int, name: str = "coco", watch: bool = False) -> DetectionData:
     """Return a data set in COCO's layout.
 
     Args:
@@ -239,17 +221,21 @@ def load_coco(root: Path, image_size: int, name: str = "coco", watch: bool = Fal
         watch: whether to show progress.
 
     Raises:
-        DataError: where a part is missing, or the two files list other categories.
+        DataError: where a part is missing, the two files list other categories, or entries and pictures do
+            not fit.
     """
+    root, sources = Path(root).expanduser(), {}
     files = {split: _annotation_file(root, part) for split, part in (("train", "train"), ("test", "val"))}
-    sources = {
-        split: _coco_source(root / file.stem.removeprefix("instances_"), file)
-        for split, file in files.items()
-    }
-    return _from_sources(sources, image_size, name, watch)
+    for split, file in files.items():
+        folder = root / file.stem.removeprefix("instances_")
+        if not folder.is_dir():
+            raise DataError(f"no folder of images at {folder}, which {file.name} is about")
+        sources[split] = folder
+    found = gathered(partial(entries.read_coco, file) for file in files.values())
+    return _from_sources(dict(zip(sources, found, strict=True)), sources, image_size, name, watch)
 
 
-def load_voc(root: Path, image_size: int, name: str = "voc", watch: bool = False) -> DetectionData:
+def load_voc(root: Path | str, image_size: int, name: str = "voc", watch: bool = False) -> DetectionData:
     """Return a data set in Pascal VOC's layout, converted to COCO's format.
 
     Args:
@@ -262,82 +248,9 @@ def load_voc(root: Path, image_size: int, name: str = "voc", watch: bool = False
     Raises:
         DataError: where a part is missing, or an annotation is not as VOC writes it.
     """
-    lists = {
-        "train": _first_list(root, "trainval", "train"),
-        "test": _first_list(root, "test", "val"),
-    }
-    trees = {
-        split: [_annotation(root / "Annotations" / f"{stem}.xml") for stem in stems]
-        for split, stems in lists.items()
-    }
-    names = {_text(o, "name") for own in trees.values() for tree in own for o in tree.iter("object")}
-    sources = {}
-    for split, own in trees.items():
-        with tempfile.TemporaryDirectory() as folder:  # torchvision reads annotations from a file
-            file = Path(folder) / f"{split}.json"
-            write_json(file, voc_to_coco(own, lists[split], sorted(names)))
-            sources[split] = _coco_source(root / "JPEGImages", file)
-    return _from_sources(sources, image_size, name, watch)
-
-
-def voc_to_coco(
-    trees: Sequence[ElementTree.Element], stems: Sequence[str], names: Sequence[str]
-) -> dict[str, Any]:
-    """Return COCO's dictionary for VOC's annotations; coordinates may be fractions of a pixel.
-
-    A corner (xmin, ymin) is the box's left top, and its width xmax − xmin: VOC's own files count pixels
-    from 1 and include the last one, which is a pixel less here. Objects marked difficult become crowds,
-    which are no targets and count neither for nor against a detector, as in VOC's evaluation.
-
-    Args:
-        trees: the roots of the annotation files.
-        stems: the images' names, without ending.
-        names: the classes, in order; category ids count from 1.
-    """
-    images, annotations = list[dict[str, Any]](), list[dict[str, Any]]()
-    for number, (tree, stem) in enumerate(zip(trees, stems, strict=True), 1):
-        size = {side: int(float(_text(tree, f"size/{side}"))) for side in ("width", "height")}
-        images.append({"id": number, "file_name": tree.findtext("filename") or f"{stem}.jpg", **size})
-        for entry in tree.iter("object"):
-            left, top, right, bottom = (
-                float(_text(entry, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")
-            )
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number,
-                    "category_id": names.index(_text(entry, "name")) + 1,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "area": (right - left) * (bottom - top),
-                    "iscrowd": int(entry.findtext("difficult") == "1"),
-                }
-            )
-    categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _text(element: ElementTree.Element, path: str) -> str:
-    found = element.findtext(path)
-    if found is None:
-        raise DataError(f"a VOC annotation has no <{path.replace('/', '><')}> in its <{element.tag}>; add it")
-    return found.strip()
-
-
-def _annotation(file: Path) -> ElementTree.Element:
-    try:
-        return ElementTree.parse(file).getroot()
-    except (OSError, ElementTree.ParseError) as problem:
-        raise DataError(f"{file} is no readable annotation ({problem}); expected VOC's XML") from problem
-
-
-def _first_list(root: Path, *names: str) -> list[str]:
-    folder = root / "ImageSets" / "Main"
-    for name in names:
-        if (file := folder / f"{name}.txt").is_file():
-            return file.read_text(encoding="utf-8").split()
-    raise DataError(
-        f"{folder} has neither {' nor '.join(f'{n}.txt' for n in names)}; add a list of image names"
-    )
+    root = Path(root).expanduser()
+    splits = entries.read_voc(root)
+    return _from_sources(splits, dict.fromkeys(splits, root / "JPEGImages"), image_size, name, watch)
 
 
 def _annotation_file(root: Path, split: str) -> Path:
@@ -347,55 +260,58 @@ def _annotation_file(root: Path, split: str) -> Path:
     return found[-1]
 
 
-def _coco_source(images: Path, file: Path) -> CocoDetection:
-    if not images.is_dir():
-        raise DataError(f"no folder of images at {images}, which {file.name} is about")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            return CocoDetection(images, str(file))
-    except (ValueError, KeyError, TypeError, AssertionError) as problem:
-        raise DataError(
-            f"{file} is not in COCO's format ({type(problem).__name__}: {problem}); expected JSON with "
-            "'images', 'annotations' and 'categories', each entry with its ids"
-        ) from problem
-
-
 def _from_sources(
-    sources: Mapping[str, CocoDetection], image_size: int, name: str, watch: bool
+    sources: Mapping[str, Coco], folders: Mapping[str, Path], image_size: int, name: str, watch: bool
 ) -> DetectionData:
-    train, test = sources["train"], sources["test"]
-    if train.coco.cats != test.coco.cats:
-        raise DataError(
-            f"the training and the test annotations of {name} list other categories; make them one list"
-        )
-    held = set(Streams(0).python("hold out", name).sample(range(len(train)), len(train) // 10))
+    """Return the data set of checked dictionaries and the folders of their pictures."""
+    categories = entries.same_categories(name, list(sources.values()))
+    classes = tuple(category["name"] for category in categories)
+    whole = {split: _boxed(coco, folders[split], categories, image_size) for split, coco in sources.items()}
+    total = len(whole["train"][0])
+    held = set(Streams(0).python("hold out", name).sample(range(total), total // 10))
     parts = {
-        "train": (train, [i for i in range(len(train)) if i not in held]),
-        "val": (train, sorted(held)),
-        "test": (test, range(len(test))),
+        "train": ("train", [i for i in range(total) if i not in held]),
+        "val": ("train", sorted(held)),
+        "test": ("test", range(len(whole["test"][0]))),
     }
-    splits = {
-        split: _detection_set(source, rows, image_size, f"{name}/{split}", watch)
+    train, val, test = gathered(
+        partial(_detection_set, *whole[source], classes, rows, f"{name}/{split}", watch)
         for split, (source, rows) in parts.items()
-    }
-    return DetectionData(name, splits["train"], splits["val"], splits["test"])
+    )
+    return DetectionData(name, train, val, test)
+
+
+def _boxed(
+    coco: Coco, folder: Path, categories: Sequence[Mapping[str, Any]], size: int
+) -> tuple[BoxedImages, tuple[Objects, ...]]:
+    """Return a source's images, by id, as files, and the objects of each."""
+    images = sorted(coco["images"], key=entries.by_id)
+    files = tuple(_picture(folder, image["file_name"]) for image in images)
+    declared = tuple((image["width"], image["height"]) for image in images)
+    return BoxedImages(files, declared, size), _objects({**coco, "images": images}, categories)
+
+
+def _picture(folder: Path, name: str) -> Path:
+    """Return a picture's path; annotations made on Windows may separate folders by a backslash."""
+    return folder / (name if "\\" not in name or (folder / name).is_file() else name.replace("\\", "/"))
 
 
 def _detection_set(
-    source: CocoDetection, rows: Sequence[int], size: int, what: str, watch: bool
+    images: BoxedImages,
+    objects: Sequence[Objects],
+    classes: tuple[str, ...],
+    rows: Sequence[int],
+    what: str,
+    watch: bool,
 ) -> DetectionSet:
-    coco = source.coco
-    ids = [source.ids[row] for row in rows]
-    found = from_coco(
-        lazy := CocoImages(source, size, rows),
-        {
-            "images": coco.loadImgs(ids),
-            "annotations": coco.loadAnns(coco.getAnnIds(ids)) if ids else [],
-            "categories": list(coco.cats.values()),
-        },
-    )
-    if len(rows) * 3 * size * size > IN_MEMORY:
+    """Return some images of a source, read if they fit into memory, else as files."""
+    files = tuple(images.files[row] for row in rows)
+    declared = tuple(images.declared[row] for row in rows)
+    lazy = BoxedImages(files, declared, images.size)
+    found = DetectionSet(lazy, tuple(objects[row] for row in rows), classes)
+    if len(rows) * 3 * lazy.size**2 > IN_MEMORY:
+        pictures.probe_all(files, declared)
         return found
     parts = torch.arange(len(rows)).split(256)
     bar = tqdm(parts, desc=f"reading {what}", disable=None if watch else True)
-    return replace(found, images=torch.cat([lazy[part] for part in bar]))
+    return replace(found, images=torch.cat(gathered(partial(lazy.__getitem__, part) for part in bar)))
