@@ -41,7 +41,7 @@ SPLIT_NAMES: dict[str, tuple[str, ...]] = {
 SPLIT_FOLDERS = {name for names in SPLIT_NAMES.values() for name in names}
 BY_THE_SYSTEM = {"__MACOSX", "$RECYCLE.BIN", "System Volume Information", "lost+found", "#recycle"}
 """Folders that hold none of the user's images; hidden ones (".name") and a NAS's ("@name") do not either."""
-RUN_MARKS = ("run.json", "identity.json")
+RUN_MARKS = ("run.json", "identity.json", "executed.ipynb", "report.html")
 """A folder with one of these holds a run's results, whose figures are not images of a class."""
 OTHER_LAYOUTS = {
     "Pascal VOC": ("JPEGImages", "*/JPEGImages"),
