@@ -22,12 +22,14 @@ from torch import nn
 
 from minigslora import lora
 from minigslora.__main__ import main
+from minigslora.datasets import mini_scenes
 from minigslora.erasure import forget
 from minigslora.errors import DataError, MiniGSLoRAError, ModelError
 from minigslora.files import load_tensors, plain_names, save_tensors
 from minigslora.models import checkpoint, fresh, pretrained
 from minigslora.models.detection import configured
 from minigslora.problems.classification import Classification
+from minigslora.problems.detection import Detection
 from minigslora.streams import Streams
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -543,6 +545,22 @@ def test_a_model_with_nan_is_refused_before_it_is_trained():
         ModelError, match=r"the model holds NaN or infinity in 1 .*before anything was trained"
     ):
         forget(model, tiny.faces(), classes=[1], device="cpu", watch=False, **tiny.QUICK)
+
+
+def test_a_detector_with_nan_is_refused_too():
+    model = tiny.detector()
+    with torch.no_grad():
+        model.class_embed[-1].bias[0] = torch.inf
+    with pytest.raises(ModelError, match=r"the model holds NaN or infinity .*before anything was trained"):
+        Detection(model, mini_scenes.load(counts=tiny.SCENES), device="cpu")
+
+
+def test_the_documented_way_to_give_a_file_a_card(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[1] / "data" / "checkpoints.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], {})
+    model, card = checkpoint.load(tmp_path / "mine.safetensors")
+    assert (card.classes, model.patch_embed.img_size) == (("ant", "bee", "cat"), (32, 32))
 
 
 # --- reproducible bytes -----------------------------------------------------------------------------------

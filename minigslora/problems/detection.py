@@ -165,6 +165,7 @@ class Detection(Normalising, Problem):
         from transformers import DeformableDetrForObjectDetection
         from transformers.loss import loss_deformable_detr as detr
 
+        from minigslora.models.checkpoint import require_finite
         from minigslora.models.reading import read_quickly
 
         if not isinstance(model, DeformableDetrForObjectDetection):
@@ -179,6 +180,7 @@ class Detection(Normalising, Problem):
                 "take the rows of its categories with minigslora.models.detection.keep_classes, or train it "
                 "on them"
             )
+        require_finite(model.state_dict(), "the model")
         self.device = pick_device(str(device))
         self.precision: Precision = "fp32" if precision == "auto" else precision
         self.model: nn.Module = model.to(self.device)  # type: ignore[arg-type]
