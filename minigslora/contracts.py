@@ -150,6 +150,10 @@ class Problem(Protocol):
         """The head that the task's was cut from, and its row of each class; its own where none was."""
         return self.head, tuple(range(self.num_classes))
 
+    def identity(self) -> dict[str, Any]:
+        """Return what determines a run's numbers beside model and method: data, normalisation, machine."""
+        ...
+
     def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:
         """Return the indices of all training images of some classes, at hand or not."""
         ...
@@ -323,7 +327,7 @@ class Method(Protocol):
 
 @dataclass
 class TaskReport:
-    """What one task gave: its classes, its metrics in percent, its figures and its time."""
+    """What one task gave: its classes, its metrics in percent, its figures, its time and its date."""
 
     task: str
     forget: tuple[int, ...]
@@ -331,6 +335,7 @@ class TaskReport:
     figures: dict[str, float] = field(default_factory=dict)
     terms: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
+    date: str = ""
 
     def row(self) -> dict[str, Any]:
         """Return a flat row for a table."""

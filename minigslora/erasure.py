@@ -8,6 +8,7 @@ erasure.finalize("erased.safetensors")
 
 from __future__ import annotations
 
+import contextlib
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -18,23 +19,40 @@ import pandas as pd
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-from minigslora import lora
+from minigslora import __version__, ledger, lora
+from minigslora.class_order import require_same_order
 from minigslora.config import parse_value
 from minigslora.contracts import Method, Task, TaskReport
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet
-from minigslora.datasets.splits import Plan, Setting, check_requests, plan_requests
+from minigslora.datasets.splits import Plan, Setting, check_requests, plan_requests, without
 from minigslora.device import Precision
 from minigslora.errors import DataError, MiniGSLoRAError, ModelError
 from minigslora.files import save_tensors
 from minigslora.forgetting import forget_sequence
 from minigslora.methods import create
+from minigslora.metrics import with_h
 from minigslora.models.checkpoint import card_of
 from minigslora.models.heads import CosineHead
 from minigslora.problems.classification import Classification
 
-_REQUESTS = "_classes_by_request"
-"""A model's attribute: the classes of each request that :func:`forget` began on it."""
+_RUN = "_minigslora_run"
+"""A model's attribute: the :class:`Run` that it was edited by last."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The call of :func:`forget` that a model was edited by last, so that the same call can resume it.
+
+    Attributes:
+        out: its folder; None where nothing was kept.
+        ledger: what the model had forgotten when it began.
+        weights: hash of the weights that it began with.
+    """
+
+    out: Path | None
+    ledger: tuple[ledger.Entry, ...]
+    weights: str
 
 
 @dataclass
@@ -58,6 +76,28 @@ class Erasure:
         """The live model; by a revocable method: the pre-trained weights, untouched, with adapters."""
         return self.problem.model
 
+    @property
+    def ledger(self) -> tuple[ledger.Entry, ...]:
+        """What the model has forgotten, request by request, those of earlier calls and files included."""
+        return ledger.of(self.model)
+
+    @property
+    def unmeasured(self) -> list[str]:
+        """The names of the classes without a test image: nobody can say what became of them."""
+        counts = self.problem.data.test.labels.bincount(minlength=self.problem.num_classes).tolist()
+        return [name for name, count in zip(self.problem.data.classes, counts, strict=True) if not count]
+
+    @property
+    def without_effect(self) -> list[TaskReport]:
+        """The reports of requests that changed nothing: Acc_f did not fall, or was at chance before."""
+        chance = 100 / self.problem.num_classes
+        return [
+            report
+            for report in self.reports
+            if report.metrics["acc_f"] >= report.metrics["acc_f_before"]
+            or report.metrics["acc_f_before"] <= chance
+        ]
+
     def table(self) -> pd.DataFrame:
         """Return one row per request: what was forgotten, and accuracies in percent."""
         rows = []
@@ -70,6 +110,9 @@ class Erasure:
     def revoke(self, task: str | None = None) -> None:
         """Take back a request, the last one by default; see :func:`minigslora.lora.revoke`.
 
+        Its classes are kept again. Requests after it are measured anew, since the model that their figures
+        described is gone.
+
         Raises:
             ModelError: for a method whose requests cannot be revoked.
         """
@@ -79,14 +122,31 @@ class Erasure:
         own = [report.task for report in self.reports if report.task in attached]
         if task is None and not own:
             raise ModelError("no request is left to revoke")
-        lora.revoke(self.model, task or own[-1])
-        self.reports = [r for r in self.reports if r.task != (task or own[-1])]
+        name = task or own[-1]
+        lora.revoke(self.model, name)
+        ledger.put(self.model, [entry for entry in self.ledger if entry.request != name])
+        self.plan = without(self.plan, name)
+        place = next((i for i, report in enumerate(self.reports) if report.task == name), len(self.reports))
+        self.reports = [r for r in self.reports if r.task != name]
+        for report in self.reports[place:]:
+            self._measure_anew(report)
+
+    def _measure_anew(self, report: TaskReport) -> None:
+        """Measure a request on the model as it is after it, without the adapters of later ones."""
+        names = lora.adapter_names(self.model)
+        later = names[names.index(report.task) + 1 :]
+        (task,) = (t for t in self.plan.tasks if t.name == report.task)
+        with lora.bypassed(self.model):
+            before = self.problem.evaluate([task])[0]
+        with lora.bypassed(self.model, *later) if later else contextlib.nullcontext():
+            report.metrics = with_h(before, self.problem.evaluate([task])[0])
 
     def finalize(self, path: str | Path) -> Path:
         """Write the erased model as one plain safetensors file, without base or adapters.
 
         The keys are the pre-trained model's own, so that plain timm loads it strictly; a model that
-        came from a file with a card hands the card on. Whoever has only this file cannot take the
+        came from a file with a card hands the card on. The header's ledger says what was forgotten, so that
+        the next request on this file does not teach it again. Whoever has only this file cannot take the
         erasure back; whoever has the live model can.
         """
         return finalize(self.model, path)
@@ -98,7 +158,7 @@ def finalize(model: nn.Module, path: str | Path) -> Path:
     The keys are those of the model's own class: timm's, or transformers' for a detector.
     """
     target, card = finalized_file(path), card_of(model)
-    notes = {"format": "pt", **({"card": vars(card)} if card else {})}
+    notes = {"format": "pt", **({"card": vars(card)} if card else {}), **ledger.header(model)}
     save_tensors(target, lora.fold(model).state_dict(), notes)
     return target
 
@@ -148,19 +208,22 @@ def forget(
     precision: Precision = "auto",
     out: str | Path | None = None,
     watch: bool = True,
+    check: bool = True,
     **settings: Any,
 ) -> Erasure:
     """Erase classes from a pre-trained classifier and keep the rest.
 
-    Called again with the same model it serves the next request: the adapters of earlier ones stay,
-    and their classes stay forgotten.
+    Called again with the same model, or with a finalised file that :func:`checkpoint.load` read, it serves
+    the next request: earlier ones stay, and their classes stay forgotten. A call that fails or is interrupted
+    leaves the model as it was after the last finished request.
 
     Args:
         model: any timm vision transformer, or a Face Transformer; edited in place. GS-LoRA and its
             kin put adapters beside its weights, which they never write; other methods train the
             weights themselves, and start from the model as it is each time this is called.
         data: a data set, its name, or a folder ``train/CLASS/*.jpg``, ``test/CLASS/*.jpg`` whose
-            classes, sorted by name, are those of the model's head.
+            classes, sorted by name or in the order of a ``classes.txt`` beside them, are those of the
+            model's head.
         classes: names or ids to forget: one request, or a list of requests served in order.
         method: a name of the table of methods.
         recipe: "corrected" (default) or "released".
@@ -171,6 +234,7 @@ def forget(
         precision: "auto" trains in bf16 where the hardware has it.
         out: folder for checkpoints and reports; a stopped run goes on from there.
         watch: whether to show progress.
+        check: whether to make sure first that the model knows these classes in this order.
         settings: further fields of the method's configuration or training, e.g. ``epochs=10``.
 
     Raises:
@@ -182,32 +246,40 @@ def forget(
         size = None if str(data) in registry.RENDERED else input_size(model)
         data = registry.load(data, size, watch)
     _check_size(model, data)
-    requests, earlier = as_requests(data, classes), earlier_requests(model)
+    run = _run(model, Path(out).expanduser().resolve() if out is not None else None)
+    old = _rows(run.ledger, data)
+    requests = as_requests(data, classes)
     setting = Setting(requests=tuple(map(len, requests)), ratio=ratio, shots=shots)
     way = create(method, recipe, setting.kind, **settings)
-    problem = Classification(model, data, mean, std, device, precision)
-    old = [c for request in earlier.values() for c in request]
-    start = max((int(name.removeprefix("task")) for name in earlier), default=0)
+    start = max((int(e.request.removeprefix("task")) for e in run.ledger), default=0)
     plan = plan_requests(data, requests, setting, seed, old=old, start=start)
-    for name in lora.adapter_names(model):
-        if name not in earlier:
-            lora.revoke(model, name)
-    # On the model itself, so that it goes where the adapters go.
-    object.__setattr__(model, _REQUESTS, {**earlier, **{task.name: task.forget for task in plan.tasks}})
-    reports = forget_sequence(problem, way, plan, seed, Path(out) if out is not None else None, watch)
+    problem = Classification(model, data, mean, std, device, precision)
+    if check:
+        require_same_order(problem, old)
+
+    entries = list(run.ledger)
+
+    def enter(report: TaskReport) -> None:
+        names = tuple(data.classes[c] for c in report.forget)
+        how = (way.name, recipe, __version__, run.weights, report.date)
+        entries.append(ledger.Entry(report.task, names, report.forget, *how))
+        ledger.put(model, entries)
+        object.__setattr__(model, _RUN, run)
+
+    reports = forget_sequence(problem, way, plan, seed, run.out, watch, on_task=enter, weights=run.weights)
     return Erasure(problem, way, plan, reports)
 
 
-def earlier_requests(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Return the classes of each finished request whose adapter a model carries, by the task's name.
-
-    A request that was stopped halfway, its adapter still trainable, is not among them.
+def _run(model: nn.Module, out: Path | None) -> Run:
+    """Return the run that a call of :func:`forget` is: one that ``model`` was edited by, or a new one.
 
     Raises:
         ModelError: for an adapter that :func:`forget` did not attach.
     """
-    known: dict[str, tuple[int, ...]] = getattr(model, _REQUESTS, {})
-    found = {}
+    last: Run | None = getattr(model, _RUN, None)
+    if last is not None and out is not None and last.out == out and (out / "run.json").is_file():
+        return last
+    known = {entry.request for entry in ledger.of(model)}
     for name in lora.adapter_names(model):
         if name not in known:
             raise ModelError(
@@ -215,10 +287,24 @@ def earlier_requests(model: nn.Module) -> dict[str, tuple[int, ...]]:
                 "forget() did not attach it; take all adapters off with minigslora.lora.remove(model), or "
                 "load the pre-trained model anew"
             )
-        matrices = [p for _, adapter in lora.adapters(model, name) for p in adapter.parameters()]
-        if not any(p.requires_grad for p in matrices):
-            found[name] = known[name]
-    return found
+    return Run(out, ledger.of(model), ledger.weights_hash(model))
+
+
+def _rows(entries: Sequence[ledger.Entry], data: DataSet) -> list[int]:
+    """Return the classes that a model's ledger says it forgot.
+
+    Raises:
+        DataError: where the data call one of those rows by another name.
+    """
+    for entry in entries:
+        for name, row in zip(entry.classes, entry.rows, strict=True):
+            if row >= len(data.classes) or data.classes[row] != name:
+                found = repr(data.classes[row]) if row < len(data.classes) else "no such class"
+                raise DataError(
+                    f"the model's ledger says that it forgot {name!r}, row {row} of its head, but there "
+                    f"{data.name} has {found}; give the data whose classes the model knows, in its order"
+                )
+    return [row for entry in entries for row in entry.rows]
 
 
 def _check_size(model: nn.Module, data: DataSet) -> None:

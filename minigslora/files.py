@@ -104,6 +104,7 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
         write_text(holder, f"process {os.getpid()} on {platform.node()}, since {since}")
         yield
     finally:
+        holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -333,4 +334,14 @@ def sha256(path: Path) -> str:
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def sha256_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of tensors, in hex: their names, types, shapes and bytes, whatever their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

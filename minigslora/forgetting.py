@@ -12,7 +12,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_swa_multi_avg_fn
 from tqdm import tqdm
 
-from minigslora.config import parse_fields
+from minigslora.config import from_mapping, parse_fields
 from minigslora.contracts import (
     Method,
     ParamGroup,
@@ -35,9 +35,18 @@ from minigslora.contracts import (
 )
 from minigslora.datasets.splits import Plan
 from minigslora.device import deterministic, seeded
-from minigslora.errors import ConfigError, DataError, ModelError, OutputError, TrainingDiverged
-from minigslora.files import load_tensors, read_json, save_tensors, write_json
-from minigslora.lora import adapter_names, bypassed, revoke
+from minigslora.errors import (
+    ConfigError,
+    DataError,
+    MiniGSLoRAError,
+    ModelError,
+    OutputError,
+    TrainingDiverged,
+)
+from minigslora.files import alone_in, load_tensors, read_json, save_tensors, write_json
+from minigslora.fingerprint import library_fingerprint
+from minigslora.ledger import today, weights_hash
+from minigslora.lora import adapter_names, bypassed, remove, revoke
 from minigslora.metrics import with_h
 from minigslora.streams import Streams
 
@@ -295,7 +304,7 @@ def _read(
                 parameter.copy_(last)
         # The first is the cause: once a step is taken on it, every term is broken.
         what = f"the loss term {broken[0]!r}" if broken else "a trained parameter"
-        advice = "the model was put back to the state before this epoch. Lower lr, or that term's weight"
+        advice = "the model was put back to its last good state. Lower lr, or that term's weight"
         if epoch == 0 and not all(map(math.isfinite, values[: len(taken[0])])):
             advice = (
                 "this was so before any update, so lr is not at fault; check the weights given (NaN "
@@ -314,35 +323,63 @@ def _read(
 # --- a sequence of tasks, and its files -------------------------------------------------------------
 
 
+BEGUN = frozenset({"run.json", "before.json", "finalized.json", ".lock", ".holder"})
+"""Files of a run that has come to nothing yet."""
+
+
 class RunFolder:
     """The files of one sequence: configuration, index file, one checkpoint and report per task.
 
     Args:
         path: the folder; made if missing.
-        identity: what must be equal for a started run to be taken up (method, configuration, seed,
-            plan); the folder of another run that has come to anything is refused, never overwritten.
+        identity: all that determines the run's numbers. It must be equal for a started run to be resumed;
+            the folder of another run that has come to anything is refused, never overwritten.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
         self.identity = json.loads(json.dumps(identity))
         started = path / "run.json"
-        if not started.is_file():
-            write_json(started, self.identity)
-        elif (found := read_json(started)) == self.identity:
-            return
-        elif self._only_begun():  # refused settings can be corrected in the same folder
-            write_json(started, self.identity)
-        else:
-            other = [k for k in self.identity if found.get(k) != self.identity[k]]
-            raise OutputError(
-                f"{path} holds another run (its {', '.join(other) or 'keys'} differ); choose "
-                "another folder, or remove it"
-            )
+        if started.is_file():
+            found = self._read(started)
+            if found == self.identity:
+                return
+            if not self._only_begun():  # refused settings can be corrected in the same folder
+                other = [k for k in self.identity if found.get(k) != self.identity[k]]
+                raise OutputError(
+                    f"{path} holds another run (its {', '.join(other) or 'keys'} differ); choose "
+                    "another folder, or remove it"
+                )
+        (path / "before.json").unlink(missing_ok=True)
+        write_json(started, self.identity)
 
     def _only_begun(self) -> bool:
-        own = ("run.json", ".lock", ".holder")
-        return all(file.name in own or file.is_dir() for file in self.path.rglob("*"))
+        return all(
+            file.name in BEGUN or file.name.startswith("traceback-") or file.is_dir()
+            for file in self.path.rglob("*")
+        )
+
+    def before(self, measure: Callable[[], list[dict[str, float]]]) -> list[dict[str, float]]:
+        """Return the metrics of the model that the run began with, measured once.
+
+        A method that trains the weights has no such model any more when its run is resumed.
+        """
+        if not (file := self.path / "before.json").is_file():
+            write_json(file, {"tasks": measure()})
+        found: list[dict[str, float]] = self._read(file).get("tasks", [])
+        return found
+
+    @staticmethod
+    def _read(file: Path) -> dict[str, Any]:
+        try:
+            value = read_json(file)
+            if not isinstance(value, dict):
+                raise ValueError("no JSON object")
+        except (OSError, ValueError) as problem:
+            raise OutputError(
+                f"{file} is damaged ({problem}); choose another folder, or remove it"
+            ) from problem
+        return value
 
     def finished(self, tasks: Sequence[Task]) -> list[TaskReport]:
         """Return the reports of the first of ``tasks`` that are finished, in order."""
@@ -350,8 +387,13 @@ class RunFolder:
         for task in tasks:
             if not (file := self.path / f"{task.name}.json").is_file():
                 break
-            value = read_json(file)
-            reports.append(TaskReport(**{**value, "forget": tuple(value["forget"])}))
+            try:
+                report = from_mapping(TaskReport, self._read(file))
+            except (MiniGSLoRAError, TypeError) as problem:
+                raise OutputError(
+                    f"{file} is damaged ({problem}); remove it to serve {task.name} anew"
+                ) from None
+            reports.append(report)
         return reports
 
     def keep(self, report: TaskReport, state: Mapping[str, Tensor]) -> None:
@@ -383,11 +425,14 @@ def forget_sequence(
     out: Path | None = None,
     watch: bool = False,
     on_epoch: EpochLog = lambda task, epoch, terms: None,
+    on_task: Callable[[TaskReport], None] = lambda report: None,
+    weights: str = "",
 ) -> list[TaskReport]:
     """Serve a plan's requests one after another; the model is edited in place.
 
-    Each task draws from streams of its own, keyed by (seed, task): a run stopped and taken up again
-    from ``out`` gives the numbers of one that was not stopped.
+    Each task draws from streams of its own, keyed by (seed, task): a run stopped and resumed from ``out``
+    gives the numbers of one that was not stopped. Where a request fails or is interrupted, the model is put
+    back to what it was before that request.
 
     Args:
         problem: the benchmark; its model must be as it was when a started run began. Adapters of
@@ -395,38 +440,95 @@ def forget_sequence(
         method: how to forget.
         plan: the requests and their images.
         seed: of initialisation, data order and augmentation.
-        out: folder for checkpoints and reports; finished tasks found there are not run again.
+        out: folder for checkpoints and reports; finished tasks found there are not run again. No other
+            process may be at work in it.
         watch: whether to show progress.
         on_epoch: called after each epoch.
+        on_task: called after each task, resumed ones included, once the model has forgotten it.
+        weights: hash of the weights that the run began with, where the model has moved on since.
 
     Returns:
         One report per task.
+
+    Raises:
+        OutputError: where ``out`` holds another run, or another process is at work there.
     """
     check_defined(problem, method, plan.tasks)
-    identity = {
-        "method": method.name,
-        "config": asdict(method.config),
-        "training": asdict(method.training),
-        "seed": seed,
-        "plan": [asdict(task) for task in plan.tasks],
-    }
-    folder = RunFolder(out, identity) if out is not None else None
-    with bypassed(problem.model):
-        before = problem.evaluate(plan.tasks)
+    if out is None:
+        return _serve_all(problem, method, plan, seed, None, watch, on_epoch, on_task)
+    with alone_in(out):
+        identity = {
+            "method": method.name,
+            "config": asdict(method.config),
+            "training": asdict(method.training),
+            "seed": seed,
+            "plan": [asdict(task) for task in plan.tasks],
+            "weights": weights or weights_hash(problem.model),
+            "library": library_fingerprint(),
+            **problem.identity(),
+        }
+        folder = RunFolder(out, identity)
+        return _serve_all(problem, method, plan, seed, folder, watch, on_epoch, on_task)
+
+
+def _serve_all(
+    problem: Problem,
+    method: Method,
+    plan: Plan,
+    seed: int,
+    folder: RunFolder | None,
+    watch: bool,
+    on_epoch: EpochLog,
+    on_task: Callable[[TaskReport], None],
+) -> list[TaskReport]:
+    def measure() -> list[dict[str, float]]:
+        with bypassed(problem.model):
+            return problem.evaluate(plan.tasks)
+
+    before = folder.before(measure) if folder else measure()
     reports = folder.finished(plan.tasks) if folder else []
     if folder and reports:
-        _take_up(problem, method, folder.state(reports[-1].task))
+        _resume(problem, method, folder, reports, watch)
+    for report in reports:
+        on_task(report)
     for task, then in list(zip(plan.tasks, before, strict=True))[len(reports) :]:
-        reports.append(_serve(problem, method, task, seed, then, folder, watch, on_epoch))
+        with _put_back(problem, method, task):
+            reports.append(_serve(problem, method, task, seed, then, folder, watch, on_epoch))
+        on_task(reports[-1])
     return reports
 
 
-def _take_up(problem: Problem, method: Method, state: Mapping[str, Tensor]) -> None:
+def _resume(
+    problem: Problem, method: Method, folder: RunFolder, reports: Sequence[TaskReport], watch: bool
+) -> None:
     """Put the state of a stopped run in place; it holds the adapters of earlier requests, too."""
+    state = folder.state(reports[-1].task)
     if method.revocable:
         for name in adapter_names(problem.model):
             revoke(problem.model, name)
     method.load_state_dict(problem, state)
+    if watch:
+        tqdm.write(f"taken from an earlier run in {folder.path}: {', '.join(r.task for r in reports)}")
+
+
+@contextlib.contextmanager
+def _put_back(problem: Problem, method: Method, task: Task) -> Iterator[None]:
+    """Put the model back to what it was before ``task``, should it fail or be interrupted."""
+    model, names = problem.model, adapter_names(problem.model)
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    state = None if method.revocable else {k: v.detach().clone() for k, v in model.state_dict().items()}
+    try:
+        yield
+    except BaseException:
+        if state is not None:
+            model.load_state_dict(state)
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(flags.get(name, parameter.requires_grad))
+        elif task.name in adapter_names(model) and task.name not in names:
+            revoke(model, task.name)
+            if not names:
+                remove(model)
+        raise
 
 
 def _serve(
@@ -454,6 +556,7 @@ def _serve(
         figures=method.describe(problem, task),
         terms=terms,
         seconds=seconds,
+        date=today(),
     )
     if folder:
         folder.keep(report, method.state_dict(problem))

@@ -101,7 +101,7 @@ class LoRALinear(nn.Module):
         self.base = base
         self.adapters = nn.ModuleDict()
         self.bypass = False
-        self.silent = ""
+        self.silent: frozenset[str] = frozenset()
 
     def __getattr__(self, name: str) -> Any:
         """Say why there is no ``weight``; everything else is :class:`~torch.nn.Module`'s."""
@@ -152,7 +152,7 @@ class LoRALinear(nn.Module):
         y = self.base(x)
         for name, adapter in self.adapters.items():
             assert isinstance(adapter, Adapter)
-            y = y if name == self.silent else adapter.added_to(y, x)
+            y = y if name in self.silent else adapter.added_to(y, x)
         return y
 
     def folded(self) -> nn.Linear:
@@ -433,19 +433,19 @@ def revoke(model: nn.Module, name: str) -> None:
 
 
 @contextlib.contextmanager
-def bypassed(model: nn.Module, name: str = "") -> Iterator[None]:
+def bypassed(model: nn.Module, *names: str) -> Iterator[None]:
     """Within the context the model computes what it did without any adapter, bit for bit.
 
-    Where a ``name`` is given, it computes what it would without the adapters of that name only.
+    Where ``names`` are given, it computes what it would without the adapters of those names only.
     """
     layers = wrapped(model).values()
     for layer in layers:
-        layer.bypass, layer.silent = not name, name
+        layer.bypass, layer.silent = not names, frozenset(names)
     try:
         yield
     finally:
         for layer in layers:
-            layer.bypass, layer.silent = False, ""
+            layer.bypass, layer.silent = False, frozenset()
 
 
 @contextlib.contextmanager
@@ -472,6 +472,18 @@ def fold(model: nn.Module) -> nn.Module:
         setattr(_parent(dense, name), name.rpartition(".")[2], layer.folded())
     remove(dense)
     return dense
+
+
+def unwrapped_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's own weights under the names they had before :func:`inject`, adapters left out."""
+    plain, layers = {}, wrapped(model)
+    for key, value in model.state_dict().items():
+        home = next((name for name in layers if key.startswith(f"{name}.")), None)
+        if home is None:
+            plain[key] = value
+        elif (rest := key.removeprefix(f"{home}.")).startswith("base."):
+            plain[f"{home}.{rest.removeprefix('base.')}"] = value
+    return plain
 
 
 def adapters(model: nn.Module, name: str) -> list[tuple[str, Adapter]]:

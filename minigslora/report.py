@@ -12,12 +12,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from minigslora import plots
+from minigslora.class_order import some
+from minigslora.datasets.images import spread
 from minigslora.erasure import Erasure
 from minigslora.errors import ModelError
 from minigslora.files import write_text, written_whole
@@ -51,6 +52,12 @@ COLUMNS: dict[str, str] = {
     "seconds": "seconds",
 }
 """Columns of an erasure's table that a report shows, and their headings."""
+
+
+SPLIT_BY_US = (
+    "These images have no test split of their own. It was drawn from the class folders, so that the model "
+    "may have been trained on these very images, and accuracies may be higher than on new ones."
+)
 
 
 @dataclass
@@ -119,14 +126,7 @@ def png(figure: Figure, few_colours: bool = False) -> bytes:
 
 def forgotten(erasure: Erasure) -> list[int]:
     """Return the ids of all classes that the model forgot, in order, those of earlier calls included."""
-    return [*erasure.plan.tasks[0].old, *(c for report in erasure.reports for c in report.forget)]
-
-
-def spread(rows: Tensor, most: int) -> Tensor:
-    """Return at most ``most`` of ``rows`` (N,), evenly spaced."""
-    if len(rows) <= most:
-        return rows
-    return rows[torch.linspace(0, len(rows) - 1, most).round().long()]
+    return [row for entry in erasure.ledger for row in entry.rows]
 
 
 def before_after(erasure: Erasure, before: Tensor, after: Tensor) -> Figure:
@@ -175,7 +175,10 @@ def summary(erasure: Erasure) -> str:
     report = erasure.reports[-1]
     m, names = report.metrics, [erasure.problem.data.classes[c] for c in report.forget]
     named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-    kept = len(erasure.problem.data.classes) - len(forgotten(erasure))
+    gone, unmeasured = forgotten(erasure), erasure.unmeasured
+    kept = sum(
+        c not in gone and name not in unmeasured for c, name in enumerate(erasure.problem.data.classes)
+    )
     width = max(len(named) + len("forgotten: "), len(f"kept: {kept} others"))
     lines = [
         f"{'forgotten: ' + named:{width}}  {m['acc_f_before']:5.1f} % → {m['acc_f']:5.1f} %",
@@ -184,6 +187,8 @@ def summary(erasure: Erasure) -> str:
     ]
     if "acc_o" in m:
         lines.insert(1, f"{'forgotten earlier':{width}}            {m['acc_o']:5.1f} %")
+    if unmeasured:
+        lines.append(f"not measured, since the test split has no image of them: {some(unmeasured)}")
     return "\n".join(lines)
 
 
@@ -228,6 +233,8 @@ def write(
         f"{len(erasure.reports)} request{'s' if len(erasure.reports) > 1 else ''}."
     )
     page.parts.append(f"<pre>{html.escape(summary(erasure))}</pre>")
+    for warning in warnings(erasure):
+        page.text(warning)
     _add_pictures(page, erasure, before, out)
     page.heading("Numbers")
     page.table(table(erasure))
@@ -236,6 +243,9 @@ def write(
         "the request, Acc_r of those kept, Acc_o of those forgotten by earlier requests. Drop is the fall "
         "of Acc_f; H is the harmonic mean of Acc_r and Drop."
     )
+    page.heading("What the model has forgotten")
+    page.table(ledger_table(erasure))
+    page.text("The erased model's file carries this ledger in its header; minigslora doctor FILE shows it.")
     _add_configuration(page, erasure, settings)
     if further:
         page.text(further)
@@ -243,6 +253,25 @@ def write(
         erasure.table().to_csv(temporary)
     page.write(out / "report.html")
     return out / "report.html"
+
+
+def ledger_table(erasure: Erasure) -> pd.DataFrame:
+    """Return what the model has forgotten, a line a request, those of earlier calls included."""
+    lines = [{**vars(entry), "classes": ", ".join(entry.classes)} for entry in erasure.ledger]
+    return pd.DataFrame(lines).drop(columns="rows").set_index("request")
+
+
+def warnings(erasure: Erasure) -> list[str]:
+    """Return what a reader of the numbers must know: what they do not say, and what came to nothing."""
+    found = []
+    if erasure.problem.data.split_by_us:
+        found.append(SPLIT_BY_US)
+    found += [
+        f"Request {report.task} changed nothing: Acc_f was {report.metrics['acc_f_before']:.1f} % before and "
+        f"is {report.metrics['acc_f']:.1f} % now."
+        for report in erasure.without_effect
+    ]
+    return found
 
 
 def _add_pictures(page: Page, erasure: Erasure, before: Tensor, out: Path) -> None:

@@ -25,7 +25,8 @@ from minigslora.datasets import annotations as entries
 from minigslora.datasets import pictures
 from minigslora.datasets.annotations import Coco
 from minigslora.datasets.faults import gathered
-from minigslora.datasets.images import Images, Splits
+from minigslora.datasets.folders import fingerprint_of_files
+from minigslora.datasets.images import Images, Splits, fingerprint
 from minigslora.errors import DataError
 from minigslora.files import load_tensors, read_json, save_tensors, write_json
 from minigslora.streams import Streams
@@ -86,6 +87,15 @@ class DetectionSet:
     def __len__(self) -> int:
         return len(self.objects)
 
+    def fingerprint(self) -> str:
+        """Return what tells this split from any other: a hash of images, objects and classes."""
+        objects = {
+            f"{i}": torch.cat([o.boxes.double(), o.labels[:, None], o.crowd[:, None]], dim=1)
+            for i, o in enumerate(self.objects)
+        }
+        sizes = torch.tensor([o.size for o in self.objects])
+        return fingerprint(self.images, {**objects, "sizes": sizes}, self.classes)
+
     def to(self, device: torch.device) -> DetectionSet:
         """Return the split with its images on ``device``; annotations stay where they are."""
         images: Tensor | Images = self.images.to(device)
@@ -139,6 +149,10 @@ class BoxedImages:
 
     def _squeezed(self, image: Image.Image) -> Image.Image:
         return image.resize((self.size, self.size), Image.Resampling.BILINEAR)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the files' names, sizes and times of change, and of the size they are read at."""
+        return fingerprint_of_files(self.files, self.size)
 
     def to(self, device: torch.device) -> BoxedImages:
         """Return the same files, delivered to ``device``."""

@@ -7,6 +7,7 @@ CASIA-Face100, ImageNet100 and anyone's own photographs come this way.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ from minigslora.datasets.faults import gathered
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.errors import DataError
 from minigslora.files import read_lines
+from minigslora.fingerprint import fingerprint_of
 from minigslora.streams import Streams
 
 CPU = torch.device("cpu")
@@ -75,9 +77,19 @@ class FileImages:
         reads = [partial(read_image, self.files[i], self.size) for i in indices.tolist()]
         return torch.stack(pictures.read_all(reads)).to(self.device)
 
+    def fingerprint(self) -> str:
+        """Return a hash of the files' names, sizes and times of change, and of the size they are read at."""
+        return fingerprint_of_files(self.files, self.size)
+
     def to(self, device: torch.device) -> FileImages:
         """Return the same files, delivered to ``device``."""
         return FileImages(self.files, self.size, device)
+
+
+def fingerprint_of_files(files: Sequence[Path], size: int) -> str:
+    """Return what tells images read from files as needed from any others, without reading them."""
+    states = [(f.parent.name, f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
+    return fingerprint_of(json.dumps([size, states]))
 
 
 def read_image(file: Path, size: int) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minigslora.errors import DataError
+from minigslora.files import sha256_of
 
 
 class Images(Protocol):
@@ -24,6 +27,10 @@ class Images(Protocol):
 
     def to(self, device: torch.device, /) -> Images:
         """Return the images on ``device``; files stay files."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return what tells these images from any others: a hash of them, or of their files' states."""
         ...
 
 
@@ -48,6 +55,10 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def fingerprint(self) -> str:
+        """Return what tells this split from any other: a hash of images, labels and classes."""
+        return fingerprint(self.images, {"labels": self.labels}, self.classes)
+
     def to(self, device: torch.device) -> ImageSet:
         """Return the split with images and labels on ``device``."""
         images: Tensor | Images = self.images.to(device)
@@ -59,10 +70,25 @@ class ImageSet:
         return torch.nonzero(torch.isin(self.labels, chosen)).flatten()
 
 
+def fingerprint(images: Tensor | Images, tensors: Mapping[str, Tensor], classes: Sequence[str]) -> str:
+    """Return a hash of a split; images that are read as needed say themselves what tells them apart."""
+    digest = hashlib.sha256(json.dumps(list(classes)).encode())
+    if not isinstance(images, Tensor):
+        digest.update(images.fingerprint().encode())
+    digest.update(
+        sha256_of({**tensors, **({"images": images} if isinstance(images, Tensor) else {})}).encode()
+    )
+    return digest.hexdigest()
+
+
 class Split(Protocol):
     """One split of a data set: images in a fixed order, with what is to be learnt of them."""
 
     def __len__(self) -> int: ...
+
+    def fingerprint(self) -> str:
+        """Return what tells this split from any other."""
+        ...
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -110,6 +136,11 @@ class Splits(Generic[S]):
         """The names of all classes."""
         return self.train.classes
 
+    def fingerprint(self) -> str:
+        """Return what tells this data set from any other: images, labels and classes of all splits."""
+        splits = (self.train, self.val, self.test, *(() if self.foreign is None else (self.foreign,)))
+        return hashlib.sha256(" ".join(split.fingerprint() for split in splits).encode()).hexdigest()
+
     def class_ids(self, names: Sequence[str | int]) -> list[int]:
         """Return class ids for names or ids, in order and without repeats allowed.
 
@@ -124,21 +155,43 @@ class Splits(Generic[S]):
         return ids
 
     def _class_id(self, name: str | int) -> int:
-        named = self.classes.index(str(name)) if str(name) in self.classes else None
-        if isinstance(name, int) and 0 <= name < len(self.classes) and named not in (None, name):
-            raise DataError(
-                f"{name} may be the class called {str(name)!r} or class number {name}, called "
-                f"{self.classes[name]!r}; give the name as text, {str(name)!r} or {self.classes[name]!r}"
-            )
-        if named is not None:
-            return named
-        if str(name).isdecimal() and int(name) < len(self.classes):
-            return int(name)
-        some = ", ".join(self.classes[:5])
+        """Return the id of a class given by name, as "#3" for a position, or by a number that is clear."""
+        text, total = str(name), len(self.classes)
+        if isinstance(name, str) and text in self.classes:
+            return self.classes.index(text)
+        marked = text.removeprefix("#")
+        if isinstance(name, str) and marked != text and marked.isdecimal() and int(marked) < total:
+            return int(marked)
+        if text.isdecimal():
+            self.require_clear(text)
+            if text in self.classes:
+                return self.classes.index(text)
+            if int(text) < total:
+                return int(text)
         raise DataError(
-            f"unknown class {name!r} in {self.name}; its {len(self.classes)} classes are "
-            f"{some}{', …' if len(self.classes) > 5 else ''} (or a number from 0 to "
-            f"{len(self.classes) - 1})"
+            f"unknown class {name!r} in {self.name}; its {total} classes are "
+            f"{', '.join(self.classes[:5])}{', …' if total > 5 else ''} (or a number from 0 to {total - 1})"
+        )
+
+    def require_clear(self, number: str) -> None:
+        """Refuse a number that may be a class's name or another class's position.
+
+        Raises:
+            DataError: for a number that is, or looks like, the name of a class at another position.
+        """
+        if not number.isdecimal():
+            return
+        place = int(number)
+        alike = [c for c, own in enumerate(self.classes) if own.isdecimal() and int(own) == place]
+        if alike in ([], [place]) or (number in self.classes and place >= len(self.classes)):
+            return
+        other = next(c for c in alike if c != place)
+        meant = f"the class called {self.classes[other]!r}, which is number {other}"
+        if place < len(self.classes):
+            meant += f", or class number {place}, which is called {self.classes[place]!r}"
+        raise DataError(
+            f"{number} is ambiguous in {self.name}: it may be {meant}. Give the position after a #: "
+            f"--classes='#{other}'; in Python, give a name as text"
         )
 
 
@@ -157,19 +210,41 @@ class Normalising:
 
     Attributes:
         mean, std: per channel, (3, 1, 1), of images in [0, 1].
+        data: the images' data set.
+        device: where they are turned into inputs.
+        precision: of training.
     """
 
     mean: Tensor
     std: Tensor
+    data: Splits[Any]
+    device: torch.device
+    precision: str
 
     def normalise_by(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
         """Take mean and deviation of each channel to the device that the images are on."""
         self.mean, self.std = (torch.tensor(list(v), device=device)[:, None, None] for v in (mean, std))
 
+    def identity(self) -> dict[str, Any]:
+        """Return what determines a run's numbers beside model and method, as plain values."""
+        return {
+            "data": self.data.fingerprint(),
+            "normalisation": [self.mean.flatten().tolist(), self.std.flatten().tolist()],
+            "device": self.device.type,
+            "precision": self.precision,
+        }
+
     def normalise(self, images: Tensor) -> Tensor:
         """Return model inputs for uint8 images, or for float images in [0, 1]."""
         scaled = images if images.is_floating_point() else images.float() / 255
         return (scaled - self.mean) / self.std
+
+
+def spread(rows: Tensor, most: int) -> Tensor:
+    """Return at most ``most`` of ``rows`` (N,), evenly spaced."""
+    if len(rows) <= most:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, most).round().long()]
 
 
 def augment(images: Tensor, generator: torch.Generator, mirrored: bool = True) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -176,6 +176,21 @@ def plan_requests(
         )
         before.extend(request)
     return Plan(data.name, seed, tuple(tasks))
+
+
+def without(plan: Plan, name: str) -> Plan:
+    """Return a plan as it is after one of its requests was taken back: its classes are kept again."""
+    back = {c for task in plan.tasks if task.name == name for c in task.forget}
+    left = [task for task in plan.tasks if task.name != name]
+    after = [
+        replace(
+            task,
+            old=tuple(c for c in task.old if c not in back),
+            retain=tuple(sorted({*task.retain, *(back & set(task.old))})),
+        )
+        for task in left
+    ]
+    return replace(plan, tasks=tuple(after))
 
 
 def check_requests(data: Splits[Any], requests: Sequence[Sequence[int]], old: Sequence[int] = ()) -> None:

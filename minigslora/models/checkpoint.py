@@ -15,6 +15,7 @@ from timm.data.config import resolve_model_data_config
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 
+from minigslora import ledger
 from minigslora.config import Range, from_mapping, parse_value
 from minigslora.errors import ConfigError, MiniGSLoRAError, ModelError
 from minigslora.files import load_tensors, plain_names, save_tensors, shipped_root
@@ -258,7 +259,9 @@ def load(path: Path, otherwise: str = SAY_IT) -> tuple[nn.Module, Card]:
     tensors, notes = load_tensors(path)
     if "card" in notes:
         card = card_from(notes["card"], str(path))
-        return with_weights(card, tensors, str(path)), card
+        model = with_weights(card, tensors, str(path))
+        ledger.put(model, ledger.read(notes, str(path)))
+        return model, card
     if is_detector(path.parent / "config.json"):
         return _from_transformers(path, tensors)
     raise ModelError(f"{path} does not say its architecture; {otherwise}")

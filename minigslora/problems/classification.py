@@ -229,12 +229,14 @@ class Classification(Normalising, Problem):
             fresh.redraw(model)
         return model.to(self.device)
 
-    @torch.no_grad()
     def predict(self, split: Literal["train", "val", "test"], model: nn.Module | None = None) -> Tensor:
         """Return margin-free logits (N, C) of a whole split, in float32."""
-        return self._logits(getattr(self.data, split), model or self.model)
+        return self.logits_of(getattr(self.data, split), model)
 
-    def _logits(self, data: ImageSet, model: nn.Module) -> Tensor:
+    @torch.no_grad()
+    def logits_of(self, data: ImageSet, model: nn.Module | None = None) -> Tensor:
+        """Return margin-free logits (N, C) of some images, in float32."""
+        model = model or self.model
         model.eval()
         rows = torch.arange(len(data), device=self.device)
         with autocast(self.device, "fp32"):
@@ -273,7 +275,6 @@ class Classification(Normalising, Problem):
             raise ModelError("this problem has no classes outside the task; give outside=Outside.of(…)")
         return self.outside
 
-    @torch.no_grad()
     def outside_logits(self, model: nn.Module | None = None) -> Tensor:
         """Return the whole head's logits (N, C) of the images outside the task.
 
@@ -285,7 +286,7 @@ class Classification(Normalising, Problem):
         """
         outside = self._the_outside()
         with restored(model or self.model, outside.head) as whole:
-            return self._logits(outside.images, whole)
+            return self.logits_of(outside.images, whole)
 
     def outside_correct(self, model: nn.Module | None = None) -> Tensor:
         """Return which images outside the task the whole head names rightly, bool (N,); see above."""

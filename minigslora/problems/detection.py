@@ -27,7 +27,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -215,6 +215,10 @@ class Detection(Normalising, Problem):
     def chance(self) -> float:
         """The bounded loss where the head knows nothing (9.3), in nats."""
         return -math.log(PRIOR)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what determines a run's numbers beside model and method, as plain values."""
+        return {**super().identity(), "choices": asdict(self.choices)}
 
     def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:
         """Return the indices of all training images with an object of some classes."""

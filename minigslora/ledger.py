@@ -1,0 +1,103 @@
+"""What a model forgot, request by request: kept on the model, and in the header of its finalised file."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from minigslora.config import from_mapping
+from minigslora.errors import MiniGSLoRAError, ModelError
+from minigslora.files import sha256_of
+from minigslora.lora import unwrapped_state
+
+KEY = "ledger"
+"""The key of a file's header under which its ledger stands."""
+
+_LEDGER = "_ledger"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One request that a model served.
+
+    Attributes:
+        request: its name: "task1", "task2", …
+        classes: the names of the classes forgotten.
+        rows: their rows of the model's head.
+        method: how it was done.
+        recipe: "corrected" or "released".
+        version: of this library.
+        weights: :func:`weights_hash` of the model that the request's call began with.
+        date: when it was served, as YYYY-MM-DD in UTC.
+    """
+
+    request: str
+    classes: tuple[str, ...]
+    rows: tuple[int, ...]
+    method: str = ""
+    recipe: str = ""
+    version: str = ""
+    weights: str = ""
+    date: str = ""
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        how = ", ".join(part for part in (self.method, self.recipe, self.date) if part)
+        return f"{self.request}: {', '.join(self.classes)} ({how})"
+
+
+def of(model: nn.Module) -> tuple[Entry, ...]:
+    """Return what ``model`` is known to have forgotten, oldest first."""
+    found: tuple[Entry, ...] = getattr(model, _LEDGER, ())
+    return found
+
+
+def put(model: nn.Module, entries: Sequence[Entry]) -> None:
+    """Say what ``model`` has forgotten; :func:`copy.deepcopy` takes it along."""
+    object.__setattr__(model, _LEDGER, tuple(entries))
+
+
+def header(model: nn.Module) -> dict[str, Any]:
+    """Return a model's ledger as it stands in a file's header; nothing where there is none."""
+    return {KEY: [asdict(entry) for entry in of(model)]} if of(model) else {}
+
+
+def read(notes: Mapping[str, Any], where: str) -> tuple[Entry, ...]:
+    """Return the ledger in a file's header, empty where there is none.
+
+    Raises:
+        ModelError: for a ledger that is damaged; what it says decides what is kept.
+    """
+    values = notes.get(KEY, [])
+    try:
+        if not isinstance(values, list) or not all(isinstance(v, Mapping) for v in values):
+            raise ModelError("it is no list of requests")
+        entries = tuple(from_mapping(Entry, value) for value in values)
+        if any(len(e.rows) != len(e.classes) for e in entries):
+            raise ModelError("a request names another number of classes than of rows")
+        if len({row for e in entries for row in e.rows}) != sum(len(e.rows) for e in entries):
+            raise ModelError("two requests name one row of the head")
+    except (MiniGSLoRAError, TypeError) as problem:
+        raise ModelError(
+            f"the ledger in the header of {where} is damaged ({problem}), so that nobody can tell what the "
+            "model forgot; take the file anew from where it was finalised"
+        ) from None
+    return entries
+
+
+def today() -> str:
+    """Return the date in UTC, or that of SOURCE_DATE_EPOCH, for files that are equal to the byte."""
+    given = os.environ.get("SOURCE_DATE_EPOCH", "")
+    now = datetime.datetime.now(datetime.UTC)
+    moment = datetime.datetime.fromtimestamp(int(given), datetime.UTC) if given.isdecimal() else now
+    return moment.date().isoformat()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's own weights: names, types, shapes, bytes; adapters left out."""
+    return sha256_of(unwrapped_state(model))
