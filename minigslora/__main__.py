@@ -5,14 +5,19 @@ What takes long to import is imported by the command that needs it, so that help
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import inspect
 import json
+import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
@@ -26,6 +31,11 @@ if TYPE_CHECKING:
     from minigslora.pretraining import Epoch
 
 NOTEBOOKS = "uv run jupyter lab notebooks/00_start_here.ipynb"
+
+WITHOUT_EFFECT, FAULT = 3, 70
+"""Exit codes beside 0 and 2: a request changed nothing; a fault of the program."""
+
+_WORKING_IN: ContextVar[Path] = ContextVar("the folder of the run")
 
 app = typer.Typer(
     help="Continual forgetting for pre-trained vision transformers: GS-LoRA and GS-LoRA++.",
@@ -57,6 +67,7 @@ def quickstart(
 
     folder = out or runs_root() / "quickstart"
     require_writable(folder)
+    _WORKING_IN.set(folder)
     model, _ = checkpoint.load_shipped("mini-faces")
     data = _load_data("mini-faces", None)
     erasure, before = _erase(model, data, [[identity]], seed=seed, epochs=epochs)
@@ -71,6 +82,7 @@ def quickstart(
     )
     typer.echo(report.summary(erasure))
     typer.echo(f"report:    {page}\nnotebooks: {NOTEBOOKS}")
+    _exit_if_without_effect(erasure)
 
 
 @app.command()
@@ -98,6 +110,13 @@ def forget(
     std: Annotated[Optional[str], typer.Option(help="Normalisation, as .5,.5,.5; timm's by default.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
+    class_names: Annotated[
+        Optional[Path],
+        typer.Option(help="A file of the classes' names in the order of the model's head, one a line."),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Whether to make sure first that the model knows the classes in this order.")
+    ] = True,
     out: Out = None,
     finalize: Annotated[
         Optional[Path], typer.Option(help="The erased model's file; OUT/erased.safetensors by default.")
@@ -107,18 +126,22 @@ def forget(
     """Erase classes from your own model, on your own images, and write a report.
 
     OUT receives report.html, table.csv, before_after.png and the erased model as one plain file,
-    without the pre-trained weights or adapters. A stopped run goes on when started again.
+    without the pre-trained weights or adapters. A stopped run goes on when started again. The exit code is 3
+    where a request changed nothing.
     """
     from minigslora import report
+    from minigslora.device import pick_device
     from minigslora.erasure import finalized_file
-    from minigslora.files import require_writable, sha256
+    from minigslora.files import alone_in, read_lines, require_writable, sha256
+    from minigslora.fingerprint import library_fingerprint
     from minigslora.forgetting import RunFolder
     from minigslora.runs import runs_root
 
     settings = method_settings(change or [])
+    order = read_lines(class_names) if class_names else None
     arguments = parse_pairs(model_args or [])
     normal = _triple("mean", mean), _triple("std", std)
-    network, images = _own_model(model, weights, data, arguments, image_size, *normal)
+    network, images = _own_model(model, weights, data, arguments, image_size, *normal, order)
     requests = [split_classes(images, text) for text in classes]
     asked = {
         "model": model or "as the file says",
@@ -131,30 +154,47 @@ def forget(
         "seed": seed,
         "changed": settings,
     }
-    folder = out or runs_root() / "forget" / _run_id(images.name, asked)
+    identity = {
+        **asked,
+        "data": images.fingerprint(),
+        "input": [images.image_size, *normal],
+        "device": pick_device(device).type,
+        "library": library_fingerprint(),
+    }
+    folder = out or runs_root() / "forget" / _run_id(images.name, identity)
+    _WORKING_IN.set(folder)
     erased = finalized_file(finalize or folder / "erased.safetensors")
     _keep_source(erased, weights)
-    RunFolder(folder, asked)  # refuses a folder of another run, and one that cannot be written
-    require_writable(erased.parent)
-    erasure, before = _erase(
-        network,
-        images,
-        requests,
-        method=method,
-        recipe=recipe,
-        ratio=ratio,
-        shots=shots,
-        seed=seed,
-        device=device,
-        out=folder / "tasks",
-        **settings,
-    )
-    erasure.finalize(erased)
-    page = report.write(
-        erasure, before, folder, f"Erased from {images.name}", asked, f"The erased model: {erased}"
-    )
+    with alone_in(folder):
+        RunFolder(folder, identity)  # refuses a folder of another run, and one that cannot be written
+        require_writable(erased.parent)
+        _claim(erased, folder)
+        earlier = sorted(path.stem for path in (folder / "tasks").glob("task*.json"))
+        erasure, before = _erase(
+            network,
+            images,
+            requests,
+            method=method,
+            recipe=recipe,
+            ratio=ratio,
+            shots=shots,
+            seed=seed,
+            device=device,
+            check=check,
+            out=folder / "tasks",
+            **settings,
+        )
+        erasure.finalize(erased)
+        page = report.write(
+            erasure, before, folder, f"Erased from {images.name}", asked, f"The erased model: {erased}"
+        )
     typer.echo(report.table(erasure).round(1).to_string())
+    if earlier and not _watched():  # who watches has been told
+        typer.echo(f"taken from an earlier run in {folder}: {', '.join(earlier)}")
+    if images.split_by_us:
+        typer.echo(report.SPLIT_BY_US)
     typer.echo(f"{report.summary(erasure)}\nreport:       {page}\nerased model: {erased}")
+    _exit_if_without_effect(erasure)
 
 
 @app.command()
@@ -184,6 +224,7 @@ def pretrain(
     left_out = read_lines(without) if without else []
     recipe = recipe_for(name, device, epochs=epochs, start=start, seed=seed, without=left_out, **sizes)
     target = out or runs_root() / "pretrain" / f"{name}.safetensors"
+    _require_new(target)
     given: dict[str, Any] = {"epochs": epochs, "image-size": image_size, "width": width, "depth": depth}
     given |= {"start": start, "without": without}
     options = "".join(f" --{key} {value}" for key, value in given.items() if value is not None)
@@ -214,6 +255,7 @@ def import_(
     """Convert a released Face Transformer checkpoint into one of ours."""
     from minigslora.models.official import import_official
 
+    _require_new(out)
     choices: dict[str, Any] = {"lora": lora, "head": head, "image_size": image_size}
     card = import_official(weights, out, **choices)
     typer.echo("\n".join(f"{key:12} {value}" for key, value in card.architecture.items()))
@@ -232,7 +274,7 @@ def fetch(
     from minigslora.models import checkpoint, pretrained
 
     target = finalized_file(out)
-    _keep_source(target, Path(weights))
+    _require_new(target)
     require_writable(target.parent)
     model, card = pretrained.load(name, weights)
     checkpoint.save(target, model, card)
@@ -326,12 +368,20 @@ def report(
 
 
 @app.command()
-def doctor() -> None:
-    """Say in one screen what works on this machine; the exit code is 1 where something does not."""
-    from minigslora.doctor import examine
+def doctor(
+    files: Annotated[
+        Optional[list[Path]],
+        typer.Argument(help="Weight files to say all about instead: what they forgot, …"),
+    ] = None,
+) -> None:
+    """Say in one screen what works on this machine; the exit code is 1 where something does not.
+
+    Of a weight file it says what it is, and, if classes were erased from it, its ledger.
+    """
+    from minigslora.doctor import examine, examine_file
 
     findings = []
-    for finding in examine():
+    for finding in [f for file in files for f in examine_file(file)] if files else examine():
         typer.echo(str(finding))
         findings.append(finding)
     if any(finding.well is False for finding in findings):
@@ -394,10 +444,15 @@ def by_method(pairs: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def split_classes(data: DataSet, text: str) -> list[str]:
-    """Return the classes of one request; a class whose name has a comma in it may stand alone."""
-    if text in data.classes:
-        return [text]
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """Return the classes of one request; a class whose name has a comma in it may stand alone.
+
+    Raises:
+        DataError: for a number that is a class's name and another one's position.
+    """
+    names = [text] if text in data.classes else [part.strip() for part in text.split(",") if part.strip()]
+    for name in names:
+        data.require_clear(name)
+    return names
 
 
 def _triple(key: str, text: str | None) -> tuple[float, ...] | None:
@@ -418,6 +473,42 @@ def _keep_source(target: Path, source: Path) -> None:
         raise ConfigError(f"{target} is the file of the weights given, which are kept; write to another file")
 
 
+def _require_new(target: Path) -> None:
+    """Raise a :class:`ConfigError` where what is written would replace a file."""
+    if target.exists():
+        raise ConfigError(f"{target} is there already and is kept; write to another file, or remove it first")
+
+
+def _claim(target: Path, folder: Path) -> None:
+    """Note in a run's folder where it writes its erased model; refuse a file that another run or user wrote.
+
+    Raises:
+        ConfigError: for such a file.
+    """
+    from minigslora.files import read_json, write_json
+
+    claimed, own = folder / "finalized.json", str(target.resolve())
+    known: list[str] = read_json(claimed) if claimed.is_file() else []
+    if own not in known and target.resolve().parent != folder.resolve():
+        _require_new(target)
+    write_json(claimed, sorted({*known, own}))
+
+
+def _exit_if_without_effect(erasure: Erasure) -> None:
+    """End with exit code 3 where a request changed nothing, saying which."""
+    for report in erasure.without_effect:
+        m = report.metrics
+        names = ", ".join(erasure.problem.data.classes[c] for c in report.forget)
+        typer.echo(
+            f"no effect: {report.task} ({names}): Acc_f was {m['acc_f_before']:.1f} % before and is "
+            f"{m['acc_f']:.1f} % now, so that nothing was forgotten; look at the order of the classes, or "
+            "train longer (--set epochs=…)",
+            err=True,
+        )
+    if erasure.without_effect:
+        raise typer.Exit(WITHOUT_EFFECT)
+
+
 def _own_model(
     name: str | None,
     weights: Path,
@@ -426,8 +517,10 @@ def _own_model(
     image_size: int | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
+    order: Sequence[str] | None = None,
 ) -> tuple[nn.Module, DataSet]:
-    """Return someone's model with its weights, and the data at its input size."""
+    """Return someone's model with its weights, and the data at its input size, in the order of its head."""
+    from minigslora import ledger
     from minigslora.erasure import input_size
     from minigslora.files import load_tensors
     from minigslora.models import checkpoint
@@ -438,12 +531,7 @@ def _own_model(
             raise ConfigError(f"--{given[0]} goes with --model NAME; {weights.name} brings its own")
         model, card = checkpoint.load(weights, "name it (--model NAME)")
         data = _load_data(data_name, input_size(model))
-        if card.classes and card.classes != data.classes:
-            raise DataError(
-                f"{weights.name} is for the classes {_some(card.classes)}, but {data.name} has "
-                f"{_some(data.classes)}; give images of the model's own classes, in folders of their names"
-            )
-        return model, data
+        return model, _in_order(data, order, card.classes, weights.name)
     if image_size is not None and arguments.setdefault("img_size", image_size) != image_size:
         raise ConfigError(
             f"--image-size {image_size} and --model-args img_size={arguments['img_size']} differ"
@@ -453,11 +541,33 @@ def _own_model(
     if "taken" in notes:
         typer.echo(f"{notes['taken']} of {weights.name} is taken", err=True)
     data = _load_data(data_name, own.image_size)
-    return checkpoint.with_weights(checkpoint.for_classes(own, data.classes), tensors, str(weights)), data
+    data = _in_order(data, order, notes.get("classes", ()), weights.name)
+    model = checkpoint.with_weights(checkpoint.for_classes(own, data.classes), tensors, str(weights))
+    ledger.put(model, ledger.read(notes, str(weights)))
+    return model, data
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f", … ({len(names)} in all)" if len(names) > 5 else "")
+def _in_order(data: DataSet, given: Sequence[str] | None, known: Sequence[str], weights: str) -> DataSet:
+    """Return the data with their classes in the order given, or else in the one that the weights' file says.
+
+    Raises:
+        DataError: where that names other classes than the data have, or given and file differ.
+    """
+    from minigslora.class_order import some
+    from minigslora.datasets.folders import reordered
+
+    if given is not None and known and list(given) != list(known):
+        raise DataError(
+            f"--class-names has {some(given)}, but {weights} says that its head's classes are {some(known)}; "
+            "leave --class-names out, or correct it"
+        )
+    if given is None and known and set(known) != set(data.classes):
+        raise DataError(
+            f"{weights} is for the classes {some(known)}, but {data.name} has {some(data.classes)}; give "
+            "images of the model's own classes, in folders of their names"
+        )
+    order = given if given is not None else known
+    return reordered(data, order) if order and tuple(order) != data.classes else data
 
 
 def _load_data(name: str, size: int | None) -> DataSet:
@@ -491,12 +601,58 @@ def _watched() -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; what a user can act on is one line on stderr, with exit code 2."""
+    """Run the command line; what a user can act on is one line on stderr, with exit code 2.
+
+    Anything else that goes wrong is a fault of the program: its traceback goes to a file, and the exit code
+    is 70 (EX_SOFTWARE of sysexits.h).
+    """
     try:
         app(args=arguments, prog_name="minigslora")
     except MiniGSLoRAError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(problem), 2)
+    except Exception as fault:
+        if reason := _of_the_machine(fault):
+            _fail(reason, 2)
+        _fail(
+            f"this is a fault of minigslora, not of what you gave it ({type(fault).__name__}). Its traceback "
+            f"is in {_keep_traceback()}; please report it with the command that you gave. What was written "
+            "is kept",
+            FAULT,
+        )
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _of_the_machine(fault: Exception) -> str:
+    """Say what the machine or its user refused, if that is what went wrong; "" otherwise."""
+    text = str(fault)
+    if isinstance(fault, MemoryError) or "out of memory" in text.lower() or "can't allocate memory" in text:
+        return (
+            "out of memory; close other programs, give smaller images (--image-size) or smaller batches "
+            "(--set batch_retain=… --set batch_forget=…)"
+        )
+    if isinstance(fault, OSError) and fault.errno is not None and fault.filename is not None:
+        return (
+            f"{fault.filename}: {fault.strerror}; check the path, its permissions and the space on the disk"
+        )
+    return ""
+
+
+def _keep_traceback() -> Path:
+    """Write the traceback of what is being handled into the run's folder, or else a temporary one."""
+    text = "".join(traceback.format_exception(*sys.exc_info()))
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    for folder in (_WORKING_IN.get(None), Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            if folder is not None and folder.is_dir():
+                path = folder / f"traceback-{now}-{os.getpid()}.txt"
+                path.write_text(f"{sys.argv}\n{text}", encoding="utf-8")
+                return path
+    sys.stderr.write(text)
+    return Path("the lines above")
 
 
 if __name__ == "__main__":

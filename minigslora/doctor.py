@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 from collections.abc import Callable, Iterator
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import torch
 
+from minigslora import ledger
 from minigslora.datasets import registry
 from minigslora.device import fast_bf16, pick_device
 from minigslora.errors import MiniGSLoRAError
-from minigslora.files import data_root, read_json, sha256, shipped_root
+from minigslora.files import data_root, load_tensors, read_json, sha256, shipped_root
 from minigslora.models.checkpoint import SHIPPED
 from minigslora.runs import device_name, runs_root, versions
 
@@ -46,6 +48,28 @@ def examine() -> Iterator[Finding]:
     )
     for check in checks:
         yield from check()
+
+
+def examine_file(path: Path) -> Iterator[Finding]:
+    """Look at a weight file: its hash, its tensors, its architecture, and the ledger of what it forgot.
+
+    Raises:
+        ModelError: where it is no weight file.
+    """
+    tensors, notes = load_tensors(path)
+    yield Finding("file", None, f"{path}, sha256 {sha256(path)}")
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    count = sum(tensor.numel() for tensor in tensors.values())
+    said = f"{len(tensors)} tensors of {count / 1e6:.1f} M numbers"
+    yield Finding("weights", not broken, said + (f"; NaN or infinite in {broken[0]}" if broken else ""))
+    card = notes.get("card")
+    architecture = card.get("architecture") if isinstance(card, dict) else None
+    yield Finding("architecture", None, json.dumps(architecture) if architecture else "not said in the file")
+    entries = ledger.read(notes, str(path))
+    for entry in entries:
+        yield Finding("forgotten", None, f"{entry}, from weights {entry.weights[:12]}…")
+    if not entries:
+        yield Finding("forgotten", None, "nothing that the file says")
 
 
 def _versions() -> Iterator[Finding]:

@@ -21,7 +21,7 @@ from minigslora.methods.gslora import GSLoRA
 from minigslora.models import checkpoint
 from minigslora.report import forgotten
 
-QUICK = {**tiny.QUICK, "watch": False, "device": "cpu", "precision": "fp32", "ratio": 0.5}
+QUICK = {**tiny.QUICK, "watch": False, "check": False, "device": "cpu", "precision": "fp32", "ratio": 0.5}
 TIMM = {"img_size": 32, "depth": 2, "embed_dim": 32, "num_heads": 2}
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from minigslora import doctor, erasure, report
 from minigslora.__main__ import main, parse_pairs, split_classes
-from minigslora.datasets import folders, mini_faces, mini_glyphs, registry
+from minigslora.datasets import folders, images, mini_faces, mini_glyphs, registry
 from minigslora.errors import ConfigError, OutputError
 from minigslora.files import require_writable, sha256, shipped_root
 from minigslora.models import checkpoint
@@ -166,8 +166,8 @@ def test_what_a_report_is_given_is_escaped(tmp_path):
 
 
 def test_spread_takes_evenly_spaced_rows():
-    assert report.spread(torch.arange(9), 3).tolist() == [0, 4, 8]
-    assert report.spread(torch.arange(2), 3).tolist() == [0, 1]
+    assert images.spread(torch.arange(9), 3).tolist() == [0, 4, 8]
+    assert images.spread(torch.arange(2), 3).tolist() == [0, 1]
 
 
 # --- quickstart -------------------------------------------------------------------------------------
