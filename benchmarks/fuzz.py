@@ -20,6 +20,7 @@ import json
 import os
 import pickle
 import random
+import re
 import resource
 import signal
 import subprocess
@@ -47,7 +48,7 @@ from minigslora import __main__ as command_line
 from minigslora import runs
 from minigslora.datasets import detection, folders, mini_faces, registry
 from minigslora.datasets.detection import DetectionData
-from minigslora.errors import MiniGSLoRAError
+from minigslora.errors import MiniGSLoRAError, ModelError
 from minigslora.files import load_tensors
 from minigslora.models import checkpoint, pretrained
 from minigslora.models.face import FaceConfig, face_transformer
@@ -559,7 +560,7 @@ def strange_command(rng: random.Random) -> Case:
         words = _changed(words, rng)
     variables = {rng.choice(VARIABLES): rng.choice(PATHS)} if rng.random() < 0.1 else {}
     encoding = rng.choice(("utf-8", "utf-8", "utf-8", "cp1252", "ascii"))
-    return desk(), partial(_command, words, variables, encoding)
+    return desk(), partial(run_command, words, variables, encoding)
 
 
 def _changed(words: list[str], rng: random.Random) -> list[str]:
@@ -586,7 +587,15 @@ def _value(option: str, rng: random.Random) -> str:
     return "2" if option in LONG and value.isdecimal() else value
 
 
-def _command(words: list[str], variables: Mapping[str, str], encoding: str, folder: Path) -> str:
+def run_command(words: list[str], variables: Mapping[str, str], encoding: str, folder: Path) -> str:
+    """Give a command line in ``folder``; return its exit code as a word, or raise a :class:`Find`.
+
+    Args:
+        words: the command line.
+        variables: changes of the environment.
+        encoding: of the terminal.
+        folder: where it is given.
+    """
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding, errors) for errors in ("strict", "backslashreplace"))
     try:
         with _apart(folder, variables), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -600,6 +609,11 @@ def _command(words: list[str], variables: Mapping[str, str], encoding: str, fold
     out.flush()
     err.flush()
     said = [f.buffer.getvalue().decode(encoding, "replace") for f in (out, err)]
+    if kept := re.search(r"\S+/traceback-\S+\.txt", said[1]):
+        where = re.findall(
+            r'minigslora/(\S+)", line (\d+)', (text := Path(kept[0]).read_text(encoding="utf-8"))
+        )
+        raise Find(f"exit code {code} at {':'.join(where[-1])}, {text.splitlines()[-1]}: {words}")
     if what := _wrong(words[0], code, *said):
         raise Find(f"{what}: minigslora {words} {dict(variables)} {encoding}: {said[1][-600:]!r}")
     return f"exit {code}"
@@ -641,7 +655,7 @@ def _apart(folder: Path, variables: Mapping[str, str]) -> Iterator[None]:
         for name in VARIABLES
         if name not in ("MINIGSLORA_PROFILE", "TMPDIR")
     }
-    own |= {"HF_HUB_OFFLINE": "1", "COLUMNS": "100", "MINIGSLORA_DATA": str(cache_folder())}
+    own |= {"COLUMNS": "100", "MINIGSLORA_DATA": str(cache_folder())}
     faces = partial(mini_faces.load, people=6, counts={"train": 12, "val": 2, "test": 4})
     made = {"mini-faces": (lambda part, watch=False: faces(part, watch=watch), "main", 48)}
     with (
@@ -651,7 +665,7 @@ def _apart(folder: Path, variables: Mapping[str, str]) -> Iterator[None]:
         mock.patch.object(engines, "Local", return_value=NothingRuns()),
         mock.patch.object(engines, "Ray", return_value=NothingRuns()),
         mock.patch.object(runs, "_papermill", _not_executed),
-        mock.patch("torchvision.models.get_model", side_effect=OSError("no network here")),
+        mock.patch.object(pretrained, "_download", side_effect=ModelError("no network here")),
     ):
         yield
 

@@ -155,12 +155,6 @@ def _without_seconds(file: Path) -> object:
     return {k: v for k, v in value.items() if k not in ("seconds", "path", "out")}
 
 
-def _last_lines(file: Path) -> dict[tuple[str, int | None], object]:
-    """Return a log's last line of each epoch: those of a request that was begun again stand there twice."""
-    lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    return {(line["task"], line.get("epoch")): line for line in lines}
-
-
 def _page(file: Path) -> str:
     text = file.read_text(encoding="utf-8").replace(str(file.parent), "")
     return re.sub(r"<td>[\d.]+</td>\s*</tr>", "</tr>", text)  # seconds stand last
@@ -168,7 +162,6 @@ def _page(file: Path) -> str:
 
 _READERS = {
     ".json": _without_seconds,
-    ".jsonl": _last_lines,
     ".csv": lambda file: pd.read_csv(file).drop(columns="seconds").to_csv(),
     ".html": _page,
 }
@@ -211,7 +204,7 @@ class Executioner:
                     killed_after(process, moments.uniform(0, self.tally.seconds))
                 done = finished(process, self.top / "killed")
                 self.tally.kills += not done
-            self._compare(f"after {self.tally.kills} kills")
+            self.compare(f"after {self.tally.kills} kills")
 
     def at_write(self, at: int, half: bool) -> bool:
         """Kill a run at its ``at``-th file and start it again; return False where it has no such file."""
@@ -221,10 +214,11 @@ class Executioner:
         self.tally.kills += 1
         self.tally.writes += 1
         finished(self._life("killed"), self.top / "killed")
-        self._compare(f"at file {at}, {'half' if half else 'just'} written")
+        self.compare(f"at file {at}, {'half' if half else 'just'} written")
         return True
 
-    def _compare(self, when: str) -> None:
+    def compare(self, when: str) -> None:
+        """Compare the killed run, now done, with the undisturbed one, and remove it."""
         self.tally.runs += 1
         whole, killed = self.top / "whole", self.top / "killed"
         self.tally.different += [f"{when}: {name}" for name in differences(whole, killed)]

@@ -40,6 +40,10 @@ def shipped_root() -> Path:
     return inside if inside.is_dir() else package.parent / "data"
 
 
+UNFINISHED = ".part"
+"""How the hidden files end that are being written; one that stays behind is of a killed process."""
+
+
 @contextlib.contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it replaces ``path`` only if all went well.
@@ -49,7 +53,7 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(UNFINISHED, f".{path.name}.", path.parent)
         os.close(handle)
     except OSError as problem:
         raise _cannot_write(path, problem) from problem
@@ -81,7 +85,7 @@ def require_writable(folder: Path) -> None:
 def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keep other processes out of ``folder``, which is made where it is missing.
 
-    The lock goes with the process that holds it, however that ends.
+    The lock goes with the process that holds it, however that ends; what it left half written is removed.
 
     Args:
         folder: whose files are written.
@@ -100,6 +104,8 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
             f"{folder} is in use by {held}; wait until that has ended, or choose another folder with --out"
         ) from None
     try:
+        for left in folder.glob(f".*{UNFINISHED}"):
+            left.unlink(missing_ok=True)
         since = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
         write_text(holder, f"process {os.getpid()} on {platform.node()}, since {since}")
         yield

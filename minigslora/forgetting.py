@@ -43,7 +43,7 @@ from minigslora.errors import (
     OutputError,
     TrainingDiverged,
 )
-from minigslora.files import alone_in, load_tensors, read_json, save_tensors, write_json
+from minigslora.files import alone_in, load_tensors, read_json, save_tensors, write_json, write_text
 from minigslora.fingerprint import library_fingerprint
 from minigslora.ledger import today, weights_hash
 from minigslora.lora import adapter_names, bypassed, remove, revoke
@@ -405,6 +405,15 @@ class RunFolder:
         """Return the saved state of a task."""
         return load_tensors(self.path / f"{task}.safetensors")[0]
 
+    def keep_log(self, finished: Sequence[str]) -> None:
+        """Keep the log's lines of finished tasks only: one that was stopped begins anew."""
+        log = self.path / "metrics.jsonl"
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        lines = text.splitlines(keepends=True)
+        kept = [line for line in lines if line.startswith(tuple(f'{{"task": "{t}",' for t in finished))]
+        if kept != lines:
+            write_text(log, "".join(kept))
+
     def log(self, line: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
         try:
@@ -487,6 +496,8 @@ def _serve_all(
 
     before = folder.before(measure) if folder else measure()
     reports = folder.finished(plan.tasks) if folder else []
+    if folder:
+        folder.keep_log([report.task for report in reports])
     if folder and reports:
         _resume(problem, method, folder, reports, watch)
     for report in reports:
@@ -558,7 +569,7 @@ def _serve(
         seconds=seconds,
         date=today(),
     )
-    if folder:
-        folder.keep(report, method.state_dict(problem))
+    if folder:  # the log first: a kept request is finished, and is not logged again
         folder.log({"task": task.name, **report.metrics, **report.figures})
+        folder.keep(report, method.state_dict(problem))
     return report
