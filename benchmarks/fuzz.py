@@ -131,7 +131,7 @@ def _limited(seconds: int) -> Iterator[None]:
 
 def _place(problem: BaseException) -> str:
     """Return the deepest line of the library, or of this file, that an error went through."""
-    frames = traceback.extract_tb(problem.__traceback__)
+    frames = [f for f in traceback.extract_tb(problem.__traceback__) if f.name != "stop"]
     own = [f for f in frames if "minigslora" in Path(f.filename).parts] or frames[-1:]
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}"
 
@@ -467,6 +467,7 @@ QUICK = "--set epochs=1 --set batch_retain=4 --set batch_forget=2 --set rank=2"
 COMMANDS = (
     f"forget --data photos --classes ant --weights face.safetensors --ratio 0.5 --out new {QUICK}",
     "forget --data photos --classes bee --classes cat --weights vit.pth --model vit_tiny_patch16_224 "
+    "--model-args patch_size=8 --model-args embed_dim=32 --model-args depth=1 --model-args num_heads=2 "
     "--image-size 16 --mean .5,.5,.5 --std .5,.5,.5 --shots 2 --method gslora --recipe released --seed 1 "
     f"--device cpu --finalize done/erased.safetensors {QUICK}",
     "run 0 -p seed=1 --profile smoke --out new",
@@ -501,13 +502,15 @@ SETTINGS = (
     "epochs=!!python/object:os.system", "epochs=&a [*a]", "epochs=*a", "epochs=\t", "lr=0", "lr=-1",
     "lr=.nan", "lr=.inf", "lr=1e30", "lr=1e-400", "rank=0", "rank=9999999", "rank=2.0", "alpha=1e300",
     "method=gslora", "batch_retain=0", "batch_retain=99999999999", "seed=1", "optimizer=sgd", "schedule=x",
-    "clip=-1", "dropout=2", "ewc/lr=x", "/=1", "a/b/c=1", "nothing/epochs=1", "groups=x", "precision=fp64",
+    "clip=-1", "dropout=2", "ewc/lr=x", "/=1", "a/b/c=1", "depth=3", "checkpoint_path=vit.pth", "num_classes=4", "nothing/epochs=1", "groups=x", "precision=fp64",
     "device=cpu", "compile=maybe", "averaged_epochs=9", "profile=x", "names=[a, [b]]", "lr=" + "[" * 500,
     "x=" + "a" * 3000, "é=1", "\ud800=1", "epochs=\ud800", "weights=~nobody/x", "names=",
 )  # fmt: skip
+PRECIOUS = ("old/erased.safetensors", "old", "face.safetensors", "old/report.html") * 4
 VALUES: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("--out", "--weights", "--finalize", "--without", "--data", "--start"), PATHS),
-    **dict.fromkeys(("--set", "-p"), SETTINGS),
+    **dict.fromkeys(("--out", "--finalize"), PATHS + PRECIOUS),
+    **dict.fromkeys(("--weights", "--without", "--data", "--start"), PATHS),
+    **dict.fromkeys(("--set", "-p", "--model-args"), SETTINGS),
 }
 OPTIONS = (
     "--help", "--x", "--out", "--seed", "--device", "--set", "-p", "--profile", "--epochs", "--model",
