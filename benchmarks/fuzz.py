@@ -502,9 +502,10 @@ SETTINGS = (
     "epochs=!!python/object:os.system", "epochs=&a [*a]", "epochs=*a", "epochs=\t", "lr=0", "lr=-1",
     "lr=.nan", "lr=.inf", "lr=1e30", "lr=1e-400", "rank=0", "rank=9999999", "rank=2.0", "alpha=1e300",
     "method=gslora", "batch_retain=0", "batch_retain=99999999999", "seed=1", "optimizer=sgd", "schedule=x",
-    "clip=-1", "dropout=2", "ewc/lr=x", "/=1", "a/b/c=1", "depth=3", "checkpoint_path=vit.pth", "num_classes=4", "nothing/epochs=1", "groups=x", "precision=fp64",
-    "device=cpu", "compile=maybe", "averaged_epochs=9", "profile=x", "names=[a, [b]]", "lr=" + "[" * 500,
-    "x=" + "a" * 3000, "é=1", "\ud800=1", "epochs=\ud800", "weights=~nobody/x", "names=",
+    "clip=-1", "dropout=2", "ewc/lr=x", "/=1", "a/b/c=1", "depth=3", "checkpoint_path=vit.pth",
+    "num_classes=4", "nothing/epochs=1", "groups=x", "precision=fp64", "device=cpu", "compile=maybe",
+    "averaged_epochs=9", "profile=x", "names=[a, [b]]", "lr=" + "[" * 500, "x=" + "a" * 3000, "é=1",
+    "\ud800=1", "epochs=\ud800", "weights=~nobody/x", "names=",
 )  # fmt: skip
 PRECIOUS = ("old/erased.safetensors", "old", "face.safetensors", "old/report.html") * 4
 VALUES: dict[str, tuple[str, ...]] = {
