@@ -46,7 +46,7 @@ from torch import Tensor
 
 from minigslora import __main__ as command_line
 from minigslora import runs
-from minigslora.datasets import detection, folders, mini_faces, registry
+from minigslora.datasets import detection, folders, mini_faces, pictures, registry
 from minigslora.datasets.detection import DetectionData
 from minigslora.errors import MiniGSLoRAError, ModelError
 from minigslora.files import load_tensors
@@ -144,7 +144,7 @@ def _first_line(problem: BaseException) -> str:
 
 
 @cache
-def pictures() -> tuple[tuple[str, bytes], ...]:
+def sound_pictures() -> tuple[tuple[str, bytes], ...]:
     """Return small sound pictures of many formats and modes, each with an ending that is accepted."""
     wanted = {
         "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
@@ -167,21 +167,21 @@ def pictures() -> tuple[tuple[str, bytes], ...]:
                 else grey.convert(mode)
             ).save(drawn, kind)
             ending = f".{kind.lower()}"
-            found.append((ending if ending in folders.ENDINGS else ".png", drawn.getvalue()))
+            found.append((ending if ending in pictures.ENDINGS else ".png", drawn.getvalue()))
     return tuple(found)
 
 
 def broken_picture(rng: random.Random) -> Case:
     """Return two classes' folders, one of whose pictures is broken."""
     files = {
-        f"{split}/{name}/{i}.png": pictures()[4][1]
+        f"{split}/{name}/{i}.png": sound_pictures()[4][1]
         for split, count in (("train", 3), ("test", 1))
         for name in ("ant", "bee")
         for i in range(count)
     }
-    ending, data = rng.choice(pictures())
+    ending, data = rng.choice(sound_pictures())
     name = f"{rng.choice(('train', 'test'))}/ant/broken"
-    files[name + ending] = mutations.picture(data, rng.choice(pictures())[1], rng)
+    files[name + ending] = mutations.picture(data, rng.choice(sound_pictures())[1], rng)
     return files, partial(_read_folders, broken="broken" + ending)
 
 
@@ -228,7 +228,7 @@ def broken_coco(rng: random.Random) -> Case:
     files = {}
     at = rng.choice(("train", "val"))
     for split, count in (("train", 4), ("val", 3)):
-        files |= {f"{split}2017/{i}.png": pictures()[4][1] for i in range(count)}
+        files |= {f"{split}2017/{i}.png": sound_pictures()[4][1] for i in range(count)}
         tree = coco_tree(count)
         text = mutations.json_text(tree, rng) if split == at else json.dumps(tree).encode()
         files[f"annotations/instances_{split}2017.json"] = text
@@ -253,7 +253,7 @@ def broken_voc(rng: random.Random) -> Case:
     stems = {"trainval": ["a1", "a 2", "a3"], "test": ["b1", "b2"]}
     files = {f"ImageSets/Main/{k}.txt": "\n".join(v).encode() + b"\n" for k, v in stems.items()}
     for stem in (every := [s for own in stems.values() for s in own]):
-        files[f"JPEGImages/{stem}.png"] = pictures()[4][1]
+        files[f"JPEGImages/{stem}.png"] = sound_pictures()[4][1]
         files[f"Annotations/{stem}.xml"] = ElementTree.tostring(voc_tree(stem))
     if rng.random() < 0.1:
         name = f"ImageSets/Main/{rng.choice(list(stems))}.txt"
@@ -723,6 +723,8 @@ def all_of(kind: str, seed: int, count: int) -> Iterator[Outcome]:
                     yield (outcome := Outcome(**json.loads(line)))
                     first = outcome.number + 1
             said = (child.stderr.read() if child.stderr else "").strip().splitlines()
+        if child.returncode == 1:
+            raise RuntimeError(f"{kind} {first} could not be tried: {said[-3:]}")
         if first < count:
             yield Outcome(kind, first, "find", f"the process ended with {child.returncode}: {said[-3:]}")
             first += 1
@@ -764,7 +766,12 @@ def main() -> None:
     if asked.number is not None:
         outcomes = list(some(asked.kinds[0], asked.seed, range(asked.number, asked.number + 1), show=True))
     else:
-        outcomes = [o for kind in asked.kinds for o in all_of(kind, asked.seed, asked.count or COUNTS[kind])]
+        outcomes = []
+        for kind in asked.kinds:
+            for outcome in all_of(kind, asked.seed, asked.count or COUNTS[kind]):
+                outcomes.append(outcome)
+                if outcome.find:
+                    print(outcome, file=sys.stderr, flush=True)
     print(report(outcomes))
     if asked.json:
         asked.json.write_text(json.dumps([asdict(o) for o in outcomes], indent=1))

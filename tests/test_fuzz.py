@@ -38,7 +38,8 @@ def test_every_command_line_that_is_changed_was_sound(words, tmp_path):
     for name, data in fuzz.desk().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    allowed = {"forget": ("exit 0", "exit 3"), "reproduce": ("exit 1",), "doctor": ("exit 0", "exit 1")}
+    # None of the runs of "reproduce" is carried out, which it says.
+    allowed = {"forget": ("exit 0", "exit 3"), "reproduce": ("exit 2",), "doctor": ("exit 0", "exit 1")}
     assert fuzz.run_command(words, {}, "utf-8", folder) in allowed.get(words[0], ("exit 0",))
 
 
