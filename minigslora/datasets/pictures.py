@@ -39,7 +39,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "BMP", "DIB", "GIF", "TIFF", "P
 """What Pillow may open, whatever a file is called: PostScript and its like are programs."""
 LARGE = 50_000_000
 """Pixels from which pictures are read one at a time and reduced at once."""
-MOST = 1 << 29
+MOST = 250_000_000
 """Pixels that a picture may have; Pillow's own limit of 179 million stops legitimate ones."""
 NOT_PICTURES = {
     b"version https://git-lfs": "a Git LFS pointer: fetch the file itself with 'git lfs pull'",
@@ -160,7 +160,9 @@ def _open(file: Path) -> Image.Image:
     width, height = image.size
     if not 0 < width * height <= MOST:
         image.close()
-        raise ValueError(f"{width} × {height} pixels; expected at least 1 and at most {MOST >> 20} million")
+        raise ValueError(
+            f"{width} × {height} pixels; expected at least 1 and at most {MOST // 1_000_000} million"
+        )
     return image
 
 
@@ -184,9 +186,10 @@ def _finished(image: Image.Image, file: Path, reduced_to: int, declared: Size | 
     upright = stored[::-1] if turn in SIDEWAYS else stored
     if declared not in (None, stored, upright):
         raise _other_size(file, stored, declared)
-    rgb = _rgb(image)
-    if reduced_to and (factor := min(rgb.size) // (2 * reduced_to)) > 1:
-        rgb = rgb.reduce(factor)
+    plain = _eight_bit(image)
+    if reduced_to and (factor := min(plain.size) // (2 * reduced_to)) > 1:
+        plain = plain.reduce(factor)
+    rgb = plain if plain.mode == "RGB" else plain.convert("RGB")
     return rgb if turn is None or declared == stored else rgb.transpose(turn)
 
 
@@ -205,19 +208,27 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Return a picture as RGB or grey."""
     image.info.pop("transparency", None)  # Pillow warns of it; what is transparent shows its own colour
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_eight_bits(np.asarray(image), 1.0 if image.mode == "F" else 65535.0))
-    return image.convert("RGB")
+        return Image.fromarray(_eight_bits(np.asarray(image), 1.0 if image.mode == "F" else 65535.0))
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
 def _eight_bits(values: NDArray[Any], top: float) -> NDArray[np.uint8]:
-    """Return values from 0 to ``top``, or from their least to their greatest, as 0 to 255."""
-    exact = values.astype(np.float32)
-    known = exact[np.isfinite(exact)]
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, top)
+    """Return values from 0 to ``top``, or from their least to their greatest, as 0 to 255.
+
+    Rows are taken a few at a time: in floating point a large picture would need several times its memory.
+    """
+    parts = np.array_split(values, min(len(values), 1 + (values.size >> 22)))
+    known = (part.astype(np.float32)[np.isfinite(part)] for part in parts)
+    ends = [(float(part.min()), float(part.max())) for part in known if part.size]
+    low, high = (min(ends)[0], max(end for _, end in ends)) if ends else (0.0, top)
     if low >= 0 and high <= top:
         low, high = 0.0, top
-    exact = np.nan_to_num(exact, nan=low, posinf=high, neginf=low)
-    return ((exact - low) / ((high - low) or 1) * 255).round().astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    for part, place in zip(parts, np.array_split(scaled, len(parts)), strict=True):
+        exact = np.nan_to_num(part.astype(np.float32), nan=low, posinf=high, neginf=low)
+        place[...] = ((exact - low) / ((high - low) or 1) * 255).round()
+    return scaled
