@@ -43,6 +43,8 @@ Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(0, 1)]
 Count = Annotated[int, Range(least=0)]
 AtLeastOne = Annotated[int, Range(least=1)]
+Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
+"""What torch's generators take."""
 
 
 def parse_value(key: str, value: Any, kind: Any) -> Any:

@@ -21,7 +21,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from minigslora.config import AtLeastOne, Count, NonNegative, Share, parse_fields
+from minigslora.config import AtLeastOne, Count, NonNegative, Seed, Share, parse_fields, parse_value
 from minigslora.contracts import Batch
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet, ImageSet
@@ -68,7 +68,7 @@ class Pretraining:
     augment: bool = True
     mix: Share = 0.0
     precision: Precision = "auto"
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True)
@@ -262,14 +262,14 @@ def recipe_for(
     random ones, unless ``start`` is given.
 
     Raises:
-        ConfigError: for a data set without recipe, or sizes that do not fit together.
+        ConfigError: for a data set without recipe, a seed out of range, or sizes that do not fit together.
     """
     if name not in RECIPES:
         raise ConfigError(f"no pre-training recipe for {name!r}; there are {', '.join(RECIPES)}")
     kind = pick_device(device).type
     recipe = RECIPES[name].get(kind, RECIPES[name]["cpu"])
     recipe = replace(recipe, without=tuple(without))
-    model, training = recipe.model, replace(recipe.training, seed=seed)
+    model, training = recipe.model, replace(recipe.training, seed=parse_value("seed", seed, Seed))
     if epochs is not None:
         training = replace(training, epochs=_at_least_one("epochs", epochs))
     if isinstance(model, DetectorConfig):

@@ -135,6 +135,7 @@ def test_recipes_take_what_was_asked_for():
         ({"epochs": 0}, r"epochs = 0; expected 1 or more"),
         ({"depth": 0}, r"depth = 0; expected 1 or more"),
         ({"dim": 33}, r"width = 33; expected a multiple of 32"),
+        ({"seed": 10**20}, r"seed = 10+; expected -9.22337e\+18 to 9.22337e\+18"),
         ({"image_size": 50}, r"image_size = 50; expected a multiple of the patch, 8"),
     ],
 )

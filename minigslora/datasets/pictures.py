@@ -141,9 +141,9 @@ def _content(file: Path) -> str:
 
 @contextlib.contextmanager
 def _limit_raised() -> Iterator[None]:
-    """Have Pillow accept :data:`MOST` pixels; one thread at a time, as its limit is the whole process's."""
+    """Have Pillow leave the limit to us; one thread at a time, as its own is the whole process's."""
     with _pillow:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MOST
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 4 * MOST
         try:
             yield
         finally:
