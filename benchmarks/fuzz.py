@@ -463,7 +463,7 @@ def _as_released(file: Path) -> None:
 
 # --- command lines ------------------------------------------------------------------------------------
 
-QUICK = "--set epochs=1 --set batch_retain=4 --set batch_forget=2 --set rank=2"
+QUICK = "--no-check --set epochs=1 --set batch_retain=4 --set batch_forget=2 --set rank=2"
 COMMANDS = (
     f"forget --data photos --classes ant --weights face.safetensors --ratio 0.5 --out new {QUICK}",
     "forget --data photos --classes bee --classes cat --weights vit.pth --model vit_tiny_patch16_224 "
@@ -479,6 +479,7 @@ COMMANDS = (
     "pretrain mini-faces --epochs 1 --image-size 48 --width 32 --depth 1 --without names.txt --device cpu "
     "--seed 1 --out new.safetensors",
     "doctor",
+    "doctor face.safetensors",
 )
 PATHS = (
     "", ".", "..", "~", "~nobody/x", "$HOME/x", "/dev/null", "/dev/null/x", "/dev/full", "loop",
@@ -510,12 +511,12 @@ SETTINGS = (
 PRECIOUS = ("old/erased.safetensors", "old", "face.safetensors", "old/report.html") * 4
 VALUES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("--out", "--finalize"), PATHS + PRECIOUS),
-    **dict.fromkeys(("--weights", "--without", "--data", "--start"), PATHS),
+    **dict.fromkeys(("--weights", "--class-names", "--without", "--data", "--start"), PATHS),
     **dict.fromkeys(("--set", "-p", "--model-args"), SETTINGS),
 }
 OPTIONS = (
     "--help", "--x", "--out", "--seed", "--device", "--set", "-p", "--profile", "--epochs", "--model",
-    "--finalize", "--image-size", "--class-ids", "--class-names", "--model-args", "--force", "--verbose",
+    "--finalize", "--image-size", "--check", "--class-names", "--model-args",
 )  # fmt: skip
 VARIABLES = ("MINIGSLORA_DATA", "MINIGSLORA_RUNS", "MINIGSLORA_PROFILE", "HOME", "XDG_CACHE_HOME", "TMPDIR")
 LONG = ("--epochs", "--seeds", "--jobs")

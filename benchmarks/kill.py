@@ -69,44 +69,42 @@ def lay_out(root: Path) -> None:
     checkpoint.save(root / "model.safetensors", face_transformer(config), card)
 
 
-def serve(root: Path, out: Path, method: str = "gslora++", at: int = 0, half: bool = False) -> None:
-    """Run the command in this process; it kills itself at the ``at``-th file that it writes, if not 0.
+def serve(root: Path, out: Path, method: str = "gslora++", at: str = "", half: bool = False) -> None:
+    """Run the command in this process; it kills itself when it writes the file ``at``, if one is named.
 
     Args:
         root: what :func:`lay_out` wrote.
         out: the run's folder.
         method: a name of the table of methods.
-        at: which file it dies at, from 1.
+        at: the file it dies at, relative to ``out``.
         half: whether that file is only half written by then.
     """
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # a semaphore between processes would outlive a killed one
-    count, whole = 0, files.written_whole
+    whole, deadly_file = files.written_whole, out / at
 
     @contextlib.contextmanager
     def deadly(path: Path) -> Iterator[Path]:
-        nonlocal count
-        count += 1
         with whole(path) as temporary:
             yield temporary
-            if count == at and half:
+            if path == deadly_file and half:
                 os.truncate(temporary, temporary.stat().st_size // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
-        if count == at:
+        if path == deadly_file:
             os.kill(os.getpid(), signal.SIGKILL)
 
     for module in [m for m in list(sys.modules.values()) if getattr(m, "written_whole", None) is whole]:
         module.written_whole = deadly  # type: ignore[attr-defined]
     words = ["forget", "--data", str(root / "photos"), "--weights", str(root / "model.safetensors")]
-    words += ["--method", method, "--ratio", "1", "--device", "cpu", "--out", str(out)]
+    words += ["--method", method, "--ratio", "1", "--device", "cpu", "--no-check", "--out", str(out)]
     words += [word for name in REQUESTS for word in ("--classes", name)]
     words += [word for setting in SETTINGS for word in ("--set", setting)]
-    log = out.with_suffix(".log").open("a", encoding="utf-8")
+    log = out.with_suffix(".log").open("a", 1, encoding="utf-8")
     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         command_line.main(words)
 
 
-def started(root: Path, out: Path, method: str = "gslora++", at: int = 0, half: bool = False) -> BaseProcess:
+def started(root: Path, out: Path, method: str = "gslora++", at: str = "", half: bool = False) -> BaseProcess:
     """Start :func:`serve` in a process of its own, which need not import torch anew."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(IN_CHILDREN))
@@ -122,8 +120,8 @@ def finished(process: BaseProcess, out: Path) -> bool:
         return True
     if process.exitcode == -signal.SIGKILL:
         return False
-    said = out.with_suffix(".log").read_text(encoding="utf-8")
-    raise RuntimeError(f"exit code {process.exitcode}: {said[-2000:]}")
+    said = out.with_suffix(".log").read_text(encoding="utf-8").splitlines()
+    raise RuntimeError(f"exit code {process.exitcode}: {said[-1]}")
 
 
 def killed_after(process: BaseProcess, seconds: float) -> None:
@@ -152,12 +150,11 @@ def _same(one: Path, two: Path) -> bool:
 
 def _without_seconds(file: Path) -> object:
     value = json.loads(file.read_text(encoding="utf-8"))
-    return {k: v for k, v in value.items() if k not in ("seconds", "path", "out")}
+    return {k: v for k, v in value.items() if k != "seconds"} if isinstance(value, dict) else value
 
 
 def _page(file: Path) -> str:
-    text = file.read_text(encoding="utf-8").replace(str(file.parent), "")
-    return re.sub(r"<td>[\d.]+</td>\s*</tr>", "</tr>", text)  # seconds stand last
+    return re.sub(r"<td>[\d.]+</td>\s*</tr>", "</tr>", file.read_text(encoding="utf-8"))  # seconds stand last
 
 
 _READERS = {
@@ -183,15 +180,17 @@ class Executioner:
 
     def __init__(self, top: Path, method: str = "gslora++") -> None:
         self.top, self.method, self.tally = top, method, Tally()
+        self.out = top / "run"  # of every run in turn: its path stands in what it writes
         lay_out(top)
         for name in ("whole", "again"):  # the first also waits until everything is imported
             began = time.monotonic()
-            finished(self._life(name), top / name)
+            finished(self._life(), self.out)
             self.tally.seconds = time.monotonic() - began
+            self.out.rename(top / name)
         self.tally.different += [f"undisturbed: {name}" for name in differences(top / "whole", top / "again")]
 
-    def _life(self, name: str, at: int = 0, half: bool = False) -> BaseProcess:
-        return started(self.top, self.top / name, self.method, at, half)
+    def _life(self, at: str = "", half: bool = False) -> BaseProcess:
+        return started(self.top, self.out, self.method, at, half)
 
     def at_random(self, kills: int, seed: int = 0) -> None:
         """Kill runs at ``kills`` random moments; each is started again until it is done."""
@@ -199,30 +198,33 @@ class Executioner:
         while self.tally.kills < kills:
             done = False
             while not done:
-                process = self._life("killed")
+                process = self._life()
                 if self.tally.kills < kills:
                     killed_after(process, moments.uniform(0, self.tally.seconds))
-                done = finished(process, self.top / "killed")
+                done = finished(process, self.out)
                 self.tally.kills += not done
             self.compare(f"after {self.tally.kills} kills")
 
-    def at_write(self, at: int, half: bool) -> bool:
-        """Kill a run at its ``at``-th file and start it again; return False where it has no such file."""
-        if finished(self._life("killed", at, half), self.top / "killed"):
-            shutil.rmtree(self.top / "killed")
-            return False
+    def at_write(self, at: str, half: bool) -> None:
+        """Kill a run as it writes a file, and start it again."""
+        if finished(self._life(at, half), self.out):
+            raise RuntimeError(f"the run does not write {at}")
         self.tally.kills += 1
         self.tally.writes += 1
-        finished(self._life("killed"), self.top / "killed")
-        self.compare(f"at file {at}, {'half' if half else 'just'} written")
-        return True
+        finished(self._life(), self.out)
+        self.compare(f"at {at}, {'half' if half else 'just'} written")
+
+    def written(self) -> list[str]:
+        """Return the files that a run writes whole."""
+        whole = self.top / "whole"
+        names = sorted(str(p.relative_to(whole)) for p in whole.rglob("*") if p.is_file())
+        return [name for name in names if not name.endswith((".lock", ".jsonl"))]
 
     def compare(self, when: str) -> None:
         """Compare the killed run, now done, with the undisturbed one, and remove it."""
         self.tally.runs += 1
-        whole, killed = self.top / "whole", self.top / "killed"
-        self.tally.different += [f"{when}: {name}" for name in differences(whole, killed)]
-        shutil.rmtree(killed)
+        self.tally.different += [f"{when}: {name}" for name in differences(self.top / "whole", self.out)]
+        shutil.rmtree(self.out)
 
 
 def main() -> None:
@@ -235,9 +237,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kill-") as top:
         run = Executioner(Path(top), asked.method)
         run.at_random(asked.kills, asked.seed)
-        at = 0
-        while run.at_write(at := at + 1, half=True):
-            run.at_write(at, half=False)
+        for name in run.written():
+            for half in (True, False):
+                run.at_write(name, half)
         tally = run.tally
     print(
         f"{asked.method}: {tally.kills} kills, {tally.writes} of them at files; an undisturbed run takes "
