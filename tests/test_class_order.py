@@ -84,8 +84,8 @@ def test_with_the_heads_own_order_the_class_that_was_asked_for_falls(
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ("1\n2\n10\n", r"does not name the class folders '20'"),
-        ("1\n2\n10\n20\n30\n", r"without a training folder '30'"),
+        ("1\n2\n10\n", r"leaves out '20'"),
+        ("1\n2\n10\n20\n30\n", r"names what is no class '30'"),
         ("1\n2\n2\n10\n20\n", r"names twice '2'"),
         ("", r"names.txt is empty; write one name a line"),
         (None, r"names.txt cannot be read as a list of names"),

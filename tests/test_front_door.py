@@ -128,7 +128,7 @@ def test_forget_takes_a_checkpoint_that_says_its_architecture(tmp_path, capsys, 
     out = tmp_path / "out"
     shipped = shipped_root() / "mini-faces.safetensors"
     arguments = ["forget", "--weights", str(shipped), "--data", "mini-faces", "--classes", "3,4"]
-    main_ok([*arguments, "--shots", "1", "--set", "epochs=1", "--out", str(out)])
+    main_ok([*arguments, "--shots", "1", "--set", "epochs=10", "--out", str(out)])
     printed = capsys.readouterr().out
     assert "person-003, person-004" in printed
     assert "1 of each class" in (out / "report.html").read_text(encoding="utf-8")
