@@ -16,6 +16,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
@@ -296,7 +297,7 @@ def run(
     values = parse_pairs(parameters or [])
     if profile is not None:
         values["profile"] = profile
-    typer.echo(run_notebook(notebook, values, out, _watched()))
+    typer.echo(run_notebook(notebook, values, out, _watched(), say=partial(typer.echo, err=True)))
 
 
 @app.command()
@@ -360,11 +361,18 @@ def report(
     from minigslora.reproduction import page
     from minigslora.runs import runs_root
 
-    found = folders or sorted(path.parent for path in (runs_root() / "reproduce").glob("*/grid.json"))
+    found = folders or sorted(path.parent for path in (runs_root() / "reproduce").rglob("grid.json"))
     if not found:
         raise ConfigError(f"no grid below {runs_root() / 'reproduce'}; run 'minigslora reproduce' first")
+    problems = []
     for folder in found:
-        typer.echo(page.write(folder))
+        try:
+            typer.echo(page.write(folder))
+        except MiniGSLoRAError as problem:
+            problems.append(f"error: {problem}")
+    if problems:
+        typer.echo("\n".join(problems), err=True)
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -389,12 +397,12 @@ def doctor(
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return KEY=VALUE pairs as a dictionary, values read as YAML (``[1, 2]``, ``true``, ``text``).
+    """Return KEY=VALUE pairs as a dictionary, values read by :func:`minigslora.text.read_value`.
 
     Raises:
-        ConfigError: for a pair without "=", a key given twice, or a value that is no YAML.
+        ConfigError: for a pair without "=", a key given twice, or a list that does not end.
     """
-    import yaml
+    from minigslora.text import read_value
 
     found: dict[str, Any] = {}
     for pair in pairs:
@@ -403,11 +411,7 @@ def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
             raise ConfigError(f"{pair!r} is no setting; expected KEY=VALUE, as in epochs=10")
         if key in found:
             raise ConfigError(f"{key} is given twice; give it once")
-        try:
-            value = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):  # the latter for a date such as 2024-13-01
-            raise ConfigError(f"{pair!r}: the value is neither a number, text nor a [list]") from None
-        found[key] = text if isinstance(value, datetime.date) else value
+        found[key] = read_value(text)
     return found
 
 
@@ -606,8 +610,12 @@ def main(arguments: list[str] | None = None) -> None:
     Anything else that goes wrong is a fault of the program: its traceback goes to a file, and the exit code
     is 70 (EX_SOFTWARE of sysexits.h).
     """
+    from minigslora.text import expand_home, safe_streams
+
+    safe_streams()
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=arguments, prog_name="minigslora")
+        app(args=[expand_home(text) for text in given], prog_name="minigslora")
     except MiniGSLoRAError as problem:
         _fail(str(problem), 2)
     except Exception as fault:

@@ -15,7 +15,7 @@ from minigslora import ledger
 from minigslora.datasets import registry
 from minigslora.device import fast_bf16, pick_device
 from minigslora.errors import MiniGSLoRAError
-from minigslora.files import data_root, load_tensors, read_json, sha256, shipped_root
+from minigslora.files import data_root, load_tensors, read_json, sha256, shipped_root, unwritable
 from minigslora.models.checkpoint import SHIPPED
 from minigslora.runs import device_name, runs_root, versions
 
@@ -107,10 +107,17 @@ def _data() -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    for what, folder in (("disk for data", data_root()), ("disk for runs", runs_root())):
+    places = {"data": (data_root(), "MINIGSLORA_DATA"), "runs": (runs_root(), "MINIGSLORA_RUNS")}
+    for what, (folder, variable) in places.items():
+        if reason := unwritable(folder):
+            advice = f"set {variable} to a folder that can be written"
+            yield Finding(
+                f"disk for {what}", False, f"nothing can be written at {folder} ({reason}): {advice}"
+            )
+            continue
         there = next(f for f in (folder, *folder.parents) if f.is_dir())
         free = shutil.disk_usage(there).free / 1e9
-        yield Finding(what, free > FREE_GB, f"{free:.1f} GB free at {folder}")
+        yield Finding(f"disk for {what}", free > FREE_GB, f"{free:.1f} GB free at {folder}")
 
 
 def _jupyter() -> Iterator[Finding]:

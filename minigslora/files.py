@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import errno
 import hashlib
 import json
 import os
 import pickle
 import platform
 import re
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -53,14 +55,14 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(UNFINISHED, f".{path.name}.", path.parent)
-        os.close(handle)
+        temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}{UNFINISHED}")
+        temporary.open("xb").close()
+        mode = temporary.stat().st_mode  # what the umask allows; safetensors makes another file of 0600
     except OSError as problem:
         raise _cannot_write(path, problem) from problem
-    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     except (OSError, SafetensorError) as problem:
         raise _cannot_write(path, problem) from problem
@@ -79,6 +81,16 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as problem:
         raise _cannot_write(folder, problem) from problem
+
+
+def unwritable(folder: Path) -> str:
+    """Return why nothing could be written below ``folder``, which is not made; "" where it could."""
+    there = next(f for f in (folder, *folder.parents) if f.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as problem:
+        return problem.strerror or str(problem)
 
 
 @contextlib.contextmanager
@@ -115,10 +127,14 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _cannot_write(path: Path, problem: Exception) -> OutputError:
-    reason = getattr(problem, "strerror", None) or str(problem)
+    reason, code = getattr(problem, "strerror", None) or str(problem), getattr(problem, "errno", None)
+    refused = code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR)
+    elsewhere = "choose another folder with --out"
+    if path.is_relative_to(data_root()):
+        elsewhere = "set MINIGSLORA_DATA to a folder that can be written"
     return OutputError(
-        f"cannot write {path}: {reason}. Nothing already there was changed; free some space or "
-        "choose another folder with --out"
+        f"cannot write {path}: {reason}. Nothing already there was changed; "
+        f"{'' if refused else 'free some space or '}{elsewhere}"
     )
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from minigslora import __version__
 from minigslora.errors import DataError
-from minigslora.files import sha256
+from minigslora.files import sha256, shipped_root
 
 LENGTH = 16
 """Hexadecimal digits of a fingerprint."""
@@ -66,11 +65,13 @@ def _files(folder: Path, above: tuple[Path, ...], prefix: str = "") -> Iterator[
                 yield f"{prefix}{entry.name}", found.st_size, found.st_mtime_ns
 
 
-@cache
 def library_fingerprint() -> str:
-    """Return the library's version with the fingerprint of its code, as "0.1.0-3f9a…"."""
-    package = Path(__file__).resolve().parent
+    """Return the library's version with the fingerprint of its code, recipes and shipped models."""
+    package, shipped = Path(__file__).resolve().parent, shipped_root()
+    parts = ((package, "**/*.py"), (shipped, "recipes/**/*.yaml"), (shipped, "*.safetensors"))
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py"), key=lambda path: path.relative_to(package).as_posix()):
-        digest.update(f"{path.relative_to(package).as_posix()}\n".encode() + path.read_bytes())
+    for root, pattern in parts:
+        files = {path.relative_to(root).as_posix(): path for path in root.glob(pattern)}
+        for name, path in sorted(files.items()):
+            digest.update(f"{name}\0{sha256(path)}\n".encode())
     return f"{__version__}-{digest.hexdigest()[:LENGTH]}"

@@ -8,7 +8,8 @@ A parameter that is None takes the profile's value, so that ``profile`` picks th
 parameter overrides it. Names that no profile knows are errors: papermill only warns of them.
 
 The second half runs a notebook from outside (:func:`run_notebook`) and makes the version that a teacher
-hands out (:func:`student_version`).
+hands out (:func:`student_version`). A finished run is taken for another only where everything that its
+numbers depend on is equal: the notebook's code, the library, the parameters, the weights and the data.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
-import hashlib
 import json
 import os
 import platform
@@ -26,7 +26,8 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -37,14 +38,13 @@ import yaml
 from minigslora import __version__
 from minigslora.config import parse_value
 from minigslora.device import Precision, fast_bf16, pick_device
-from minigslora.errors import ConfigError, OutputError, RunFailed
-from minigslora.files import (
-    data_root,
-    read_json,
-    require_writable,
-    shipped_root,
-    write_json,
-    write_text,
+from minigslora.errors import ConfigError, DataError, OutputError, RunFailed
+from minigslora.files import data_root, read_json, shipped_root, write_json, write_text
+from minigslora.fingerprint import (
+    fingerprint_of,
+    fingerprint_of_file,
+    fingerprint_of_folder,
+    library_fingerprint,
 )
 
 Profile = Literal["smoke", "cpu", "gpu", "paper"]
@@ -52,6 +52,12 @@ COMMON: dict[str, Any] = {"profile": str, "seed": int, "device": str, "precision
 """Parameters that every notebook has, with their types."""
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors")
+PATHS = ("weights", "data", "data_set")
+"""Parameters that name a file or a folder that is read."""
+
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+IDENTITY, PARAMETERS, RESULT = "identity.json", "parameters.yaml", "result.json"
 LITERALS = (bool, int, float, str, list, tuple, dict, type(None))
 IPYTHON = frozenset({"In", "Out", "exit", "quit", "open", "get_ipython"})
 
@@ -71,7 +77,7 @@ class Run:
         self.torch_device = pick_device(values["device"])
         self.began = time.perf_counter()
         given = os.environ.get("MINIGSLORA_RUN_DIR")
-        self.out = Path(given) if given else run_folder(notebook, self.values)
+        self.out = Path(given) if given else run_folder(notebook, identity_of(self.values))
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -166,11 +172,93 @@ def configure(notebook: str, names: Mapping[str, Any], **profiles: Mapping[str, 
     return Run(notebook, values)
 
 
-def run_folder(notebook: str, values: Mapping[str, Any]) -> Path:
-    """Return the folder of a run: its id comes from its parameters."""
-    text = json.dumps(dict(values), sort_keys=True)
-    run_id = f"seed{values['seed']}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+def identity_of(
+    parameters: Mapping[str, Any], code: str = "", inputs: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Return all that a run's numbers depend on, as plain values.
+
+    Args:
+        parameters: of the notebook.
+        code: the fingerprint of its code; "" in a notebook's own kernel, which doesn't know its file.
+        inputs: fingerprints of the files and folders that it reads; taken here if None.
+    """
+    return {
+        "notebook": code,
+        "library": library_fingerprint(),
+        "device": pick_device("auto").type,
+        "inputs": dict(inputs if inputs is not None else Inputs(Path.cwd()).of(parameters)),
+        "parameters": _plain(parameters),
+    }
+
+
+def run_folder(notebook: str, identity: Mapping[str, Any]) -> Path:
+    """Return the folder of a run: its id comes from its identity."""
+    values, text = identity["parameters"], json.dumps(identity, sort_keys=True)
+    run_id = f"seed{values['seed']}-{fingerprint_of(text)[:10]}"
     return runs_root() / notebook / str(values["profile"]) / run_id
+
+
+class Inputs:
+    """The files and folders that parameters name, and their fingerprints, each taken once.
+
+    Args:
+        base: the folder that relative paths start from.
+    """
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.seen: dict[Path, str] = {}
+
+    def of(self, parameters: Mapping[str, Any]) -> dict[str, str]:
+        """Return the fingerprint of each parameter that names something to be read."""
+        places = {name: self.place(name, value) for name, value in parameters.items()}
+        return {name: self.fingerprint(place) for name, place in places.items() if place is not None}
+
+    def place(self, name: str, value: Any) -> Path | None:
+        """Return the file or folder that is read for a parameter, where there is one.
+
+        It's the value of one of :data:`PATHS`, or ends as weights do; other paths may be for results.
+        """
+        from minigslora.datasets import registry
+
+        if not isinstance(value, str) or not value:
+            return None
+        with contextlib.suppress(DataError):
+            if value in registry.FOLDERS:
+                return registry.find(value)
+            if value in registry.BOXED:
+                return registry.find_detection(value)
+        path = self.base / Path(value).expanduser()
+        read = name in PATHS or path.suffix.lower() in WEIGHTS
+        return path if read and value not in _data_sets() and path.exists() else None
+
+    def fingerprint(self, place: Path) -> str:
+        """Return the fingerprint of a file or folder."""
+        if place not in self.seen:
+            of = fingerprint_of_folder if place.is_dir() else fingerprint_of_file
+            self.seen[place] = of(place)
+        return self.seen[place]
+
+    def absolute(self, name: str, value: Any) -> Any:
+        """Return a parameter that is a path with its whole path, any other as it is.
+
+        Raises:
+            ConfigError: for weights that are not there.
+        """
+        if not isinstance(value, str) or not value or value in _data_sets():
+            return value
+        path = (self.base / Path(value).expanduser()).resolve()
+        if name == "weights" and not path.is_file():
+            raise ConfigError(f"no weight file {path}; check the path that weights has")
+        slash = "/" in value or os.sep in value or value.startswith("~")
+        is_path = (slash or path.exists()) if name in PATHS else (slash and path.exists())
+        return str(path) if is_path else value
+
+
+def _data_sets() -> set[str]:
+    from minigslora.datasets import registry
+
+    return {*registry.names(), *registry.detection_names()}
 
 
 def runs_root() -> Path:
@@ -217,14 +305,15 @@ def _plain(value: Any) -> Any:
 
 
 def notebook_path(name: str | Path) -> Path:
-    """Return a notebook of the checkout by number ("4"), by name ("04_forget_once"), or any by path.
+    """Return a notebook of the course by number ("4"), by name ("04_forget_once"), or any by path.
 
     Raises:
         ConfigError: where there is no such notebook.
     """
-    if (given := Path(name)).suffix == ".ipynb" and given.is_file():
+    if (given := Path(name).expanduser()).suffix == ".ipynb" and given.is_file():
         return given.resolve()
-    folder = shipped_root().parent / "notebooks"
+    package = Path(__file__).resolve().parent
+    folder = inside if (inside := package / "_notebooks").is_dir() else package.parent / "notebooks"
     there = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
     stem = given.name.removesuffix(".ipynb")
     number = f"{int(stem):02d}_" if stem.isdecimal() else ""
@@ -243,19 +332,22 @@ def parameters_of(notebook: Path) -> dict[str, Any]:
     Raises:
         ConfigError: where no code cell is tagged ``parameters``, or it holds more than literals.
     """
-    cells = _read_notebook(notebook)["cells"]
+    return _parameters(notebook.name, _read_notebook(notebook)["cells"])
+
+
+def _parameters(name: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if not tagged:
-        raise ConfigError(f"{notebook.name} has no cell tagged 'parameters'; tag its first code cell")
+        raise ConfigError(f"{name} has no cell tagged 'parameters'; tag its first code cell")
     try:
         lines = ast.parse(tagged[0]["source"]).body
     except SyntaxError as problem:
         raise ConfigError(
-            f"{notebook.name}: the parameters cell is no Python ({problem}); write one literal a line, as in "
+            f"{name}: the parameters cell is no Python ({problem}); write one literal a line, as in "
             "'seed: int = 0'"
         ) from None
     assignments = [line for line in lines if not isinstance(line, ast.Import | ast.ImportFrom)]
-    return dict(_parameter(notebook.name, line) for line in assignments)
+    return dict(_parameter(name, line) for line in assignments)
 
 
 def _parameter(notebook: str, line: ast.stmt) -> tuple[str, Any]:
@@ -268,99 +360,170 @@ def _parameter(notebook: str, line: ast.stmt) -> tuple[str, Any]:
     )
 
 
+def _profiles(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what a notebook's call of :func:`configure` says of each profile, as far as it is literal."""
+    calls = list[ast.Call]()
+    for cell in cells:
+        with contextlib.suppress(SyntaxError):  # a cell with magics
+            calls += [node for node in ast.walk(ast.parse(cell["source"])) if isinstance(node, ast.Call)]
+    found: dict[str, dict[str, Any]] = {}
+    for call in calls:
+        if "configure" in (getattr(call.func, "id", ""), getattr(call.func, "attr", "")):
+            for profile in call.keywords:
+                if profile.arg and isinstance(profile.value, ast.Dict):
+                    found[profile.arg] = _literals(profile.value)
+    return found
+
+
+def _literals(values: ast.Dict) -> dict[str, Any]:
+    found = {}
+    for key, value in zip(values.keys, values.values, strict=True):
+        with contextlib.suppress(ValueError):
+            found[str(ast.literal_eval(key or value))] = ast.literal_eval(value)
+    return found
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that may have been carried out or not.
+
+    Attributes:
+        notebook: its file.
+        folder: where its files are, or will be.
+        identity: all that its numbers depend on.
+    """
+
+    notebook: Path
+    folder: Path
+    identity: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the folder holds the result of this very run."""
+        return (self.folder / RESULT).is_file() and self._found() == self.identity
+
+    def _found(self) -> Any:
+        try:
+            return read_json(self.folder / IDENTITY)
+        except (OSError, ValueError):
+            return None
+
+    def claim(self) -> None:
+        """Make the folder this run's.
+
+        Raises:
+            OutputError: where it holds another run, or nothing can be written.
+        """
+        found, what = self._found(), ""
+        if isinstance(found, dict) and found != self.identity:
+            differ = [key for key, value in self.identity.items() if found.get(key) != value]
+            what = f"a run with other {', '.join(differ)}"
+        elif found is None and any((self.folder / name).exists() for name in (RESULT, PARAMETERS)):
+            what = f"a run that does not say what it depends on (no readable {IDENTITY})"
+        if what:
+            raise OutputError(f"{self.folder} holds {what}; choose another folder, or remove it")
+        write_json(self.folder / IDENTITY, self.identity)
+        write_text(self.folder / PARAMETERS, yaml.safe_dump(self.identity["parameters"]))
+
+
+class Notebook:
+    """A notebook as its file is now: read once, however many runs are made of it.
+
+    Args:
+        name: a number, a name or a path; see :func:`notebook_path`.
+
+    Raises:
+        ConfigError: for an unknown notebook, or one without a proper parameters cell.
+    """
+
+    def __init__(self, name: str | Path) -> None:
+        self.path = notebook_path(name)
+        cells = [c for c in _read_notebook(self.path)["cells"] if c["cell_type"] == "code"]
+        self.defaults, self.profiles = _parameters(self.path.name, cells), _profiles(cells)
+        self.code = fingerprint_of(json.dumps([cell["source"] for cell in cells]))
+        self.given, self.inputs = Inputs(Path.cwd()), Inputs(self.path.parent)
+
+    def values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all parameters of a run, defaults included; paths given are relative to where we are.
+
+        Raises:
+            ConfigError: for an unknown parameter, or weights that are not there.
+        """
+        for name in parameters:
+            if name not in self.defaults:
+                raise _unknown_parameter(name, self.path.stem, self.defaults)
+        given = {name: self.given.absolute(name, value) for name, value in parameters.items()}
+        for name, value in given.items():
+            if isinstance(value, str) and isinstance(like := self.defaults[name], bool | int | float):
+                given[name] = parse_value(name, value, type(like))
+        values = {"profile": "", "seed": 0, **self.defaults, **given}
+        values["profile"] = values["profile"] or os.environ.get("MINIGSLORA_PROFILE") or "cpu"
+        return values
+
+    def planned(self, parameters: Mapping[str, Any], out: Path | None = None) -> Planned:
+        """Return the run with these parameters; see :meth:`values`."""
+        values = self.values(parameters)
+        of_profile = {**self.profiles.get("cpu", {}), **self.profiles.get(values["profile"], {})}
+        read = {**of_profile, **{name: value for name, value in values.items() if value is not None}}
+        identity = json.loads(json.dumps(identity_of(values, self.code, self.inputs.of(read))))
+        return Planned(self.path, (out or run_folder(self.path.stem, identity)).resolve(), identity)
+
+
 def run_notebook(
     notebook: str | Path,
     parameters: Mapping[str, Any],
     out: Path | None = None,
     watch: bool = False,
     environment: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Run one notebook by papermill, in a process of its own; a finished run is not run again.
 
     Where another process is at this very run (one whose starter was killed goes on by itself), it is
     waited for.
 
-    The run's folder is its ``MINIGSLORA_RUN_DIR``, whose name comes from the parameters. It holds
-    ``parameters.yaml``, ``executed.ipynb`` and, once the run has succeeded, ``result.json``.
+    The run's folder is its ``MINIGSLORA_RUN_DIR``, whose name comes from its identity. It holds
+    ``identity.json``, ``parameters.yaml``, ``executed.ipynb`` and, once the run has succeeded,
+    ``result.json``.
 
     Args:
         notebook: a number, a name or a path; see :func:`notebook_path`.
-        parameters: values for names of its parameters cell.
+        parameters: values for names of its parameters cell; paths are relative to the working directory.
         out: another folder for the run.
         watch: whether papermill's progress bar and the cells' output are shown.
         environment: variables for the run's process, such as ``CUDA_VISIBLE_DEVICES``.
+        say: is told where a result is taken from an earlier run.
 
     Returns:
         The run's folder.
 
     Raises:
         ConfigError: for an unknown notebook or parameter, before anything is started.
-        OutputError: where ``out`` holds a run with other parameters.
+        OutputError: where ``out`` holds another run.
         RunFailed: naming the cell's error and where the executed copy is.
     """
-    source, values = notebook_path(notebook), run_values(notebook, parameters)
-    folder = (out or run_folder(source.stem, values)).resolve()
-    with _alone(folder) as lock:
-        if not _same_run(folder, values) or not (folder / "result.json").is_file():
-            _papermill(source, folder, watch, environment or {}, lock)
-    return folder
+    planned = Notebook(notebook).planned(parameters, out)
+    if planned.finished:
+        say(f"taken from an earlier run: {planned.folder}")
+    else:
+        planned.claim()
+        _papermill(planned, watch, environment or {})
+    return planned.folder
 
 
-def run_values(notebook: str | Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return all parameters of a notebook's run, defaults included; its folder's name comes from them.
-
-    Raises:
-        ConfigError: for an unknown notebook or parameter.
-    """
-    source = notebook_path(notebook)
-    known = parameters_of(source)
-    for name in parameters:
-        if name not in known:
-            raise _unknown_parameter(name, source.stem, known)
-    values = {"profile": "", "seed": 0, **known, **parameters}
-    values["profile"] = values["profile"] or os.environ.get("MINIGSLORA_PROFILE") or "cpu"
-    return values
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[int | None]:
-    """Hold the run's lock, waiting for who holds it; yield its file descriptor.
-
-    The run's process inherits the lock. So it is free only once that process has ended, even where
-    whoever started it was killed.
-    """
-    require_writable(folder)
-    if sys.platform == "win32":  # no such locks; two runs of one folder are the user's to avoid
-        yield None
-        return
-    import fcntl
-
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
-
-
-def _same_run(folder: Path, values: Mapping[str, Any]) -> bool:
-    """Whether ``folder`` holds a run with these parameters; an empty folder is taken for them."""
-    text, started = yaml.safe_dump(_plain(values)), folder / "parameters.yaml"
-    if not started.is_file():
-        write_text(started, text)
-        return False
-    if started.read_text(encoding="utf-8") != text:
-        raise OutputError(
-            f"{folder} holds a run with other parameters ({started.name} differs); choose another "
-            "folder, or remove it"
-        )
-    return True
-
-
-def _papermill(
-    source: Path, folder: Path, watch: bool, variables: Mapping[str, str], lock: int | None
-) -> None:
-    executed, result = folder / "executed.ipynb", folder / "result.json"
+def _papermill(planned: Planned, watch: bool, variables: Mapping[str, str]) -> None:
+    folder = planned.folder
+    executed, earlier = folder / "executed.ipynb", _stamp(folder / "executed.ipynb")
     show = "--progress-bar" if watch else "--no-progress-bar"
-    command = [sys.executable, "-m", "papermill", str(source), str(executed), show, "-k", "python3"]
-    command += ["-f", str(folder / "parameters.yaml"), *(["--log-output"] if watch else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "minigslora.executing",
+        str(folder),
+        str(planned.notebook),
+        str(executed),
+    ]
+    command += [show, "-k", "python3", "-f", str(folder / PARAMETERS)]
     package = str(Path(__file__).resolve().parents[1])
     environment = {
         **os.environ,
@@ -368,25 +531,28 @@ def _papermill(
         "MINIGSLORA_RUN_DIR": str(folder),
         "PYTHONPATH": os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")])),
         "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not a user's of that name
+        "PYTHONUTF8": "1",
     }
-    for old in (result, executed):  # an earlier try's error is not this one's
-        old.unlink(missing_ok=True)
-    pipe = None if watch else subprocess.PIPE
     done = subprocess.run(
-        command,
-        cwd=source.parent,
+        [*command, *(["--log-output"] if watch else [])],
+        cwd=planned.notebook.parent,
         env=environment,
-        stdout=pipe,
-        stderr=pipe,
-        text=True,
+        stderr=None if watch else subprocess.PIPE,
+        stdout=None if watch else subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
         check=False,
-        pass_fds=() if lock is None else (lock,),
     )
-    if done.returncode == 0 and result.is_file():
+    if done.returncode == 0 and planned.finished:
         return
-    last = next(reversed((done.stderr or "").strip().splitlines()), "see above")
-    reason = _cell_error(executed, last if done.returncode else "")
-    raise RunFailed(f"{source.stem} failed: {reason}. The executed copy is {executed}")
+    last = next(reversed((done.stderr or "").strip().splitlines()), "see above") if done.returncode else ""
+    told = _stamp(executed) != earlier  # an earlier try's error is not this one's
+    reason = _cell_error(executed, last) if told else last or "papermill wrote no notebook"
+    raise RunFailed(f"{planned.notebook.stem} failed: {reason}. The executed copy is {executed}")
+
+
+def _stamp(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def _cell_error(executed: Path, otherwise: str) -> str:

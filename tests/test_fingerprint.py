@@ -86,9 +86,17 @@ def test_the_library_is_known_by_its_version_and_code(tmp_path, monkeypatch):
     assert found.startswith(f"{__version__}-")
     (tmp_path / "fingerprint.py").write_text("other code")
     monkeypatch.setattr(fingerprint, "__file__", str(tmp_path / "fingerprint.py"))
-    fingerprint.library_fingerprint.cache_clear()
-    assert fingerprint.library_fingerprint() != found
-    fingerprint.library_fingerprint.cache_clear()
+    other = fingerprint.library_fingerprint()
+    assert other != found
+    (tmp_path / "recipes").mkdir()
+    monkeypatch.setattr(fingerprint, "shipped_root", lambda: tmp_path)
+    seen = {other}
+    for name in ("recipes/face.yaml", "model.safetensors", "fingerprint.py"):
+        (tmp_path / name).write_text("changed")
+        seen.add(fingerprint.library_fingerprint())
+    assert len(seen) == 4
+    (tmp_path / "README.md").write_text("says nothing of numbers")
+    assert fingerprint.library_fingerprint() in seen
 
 
 HOLD = """

@@ -356,14 +356,14 @@ def test_run_refuses_what_is_no_notebook(capsys):
 # --- small parts of the command line ----------------------------------------------------------------
 
 
-def test_pairs_are_read_as_yaml():
+def test_pairs_are_numbers_lists_and_text():
     pairs = ["epochs=3", "beta=[0.1, 0.2]", "augment=false", "name=a=b", "lr=1e-3"]
     assert parse_pairs(pairs) == {
         "epochs": 3,
         "beta": [0.1, 0.2],
         "augment": False,
         "name": "a=b",
-        "lr": "1e-3",  # YAML's; the configuration parses it
+        "lr": 1e-3,
     }
 
 
@@ -371,7 +371,7 @@ def test_a_date_is_text():
     assert parse_pairs(["name=2024-01-02"]) == {"name": "2024-01-02"}
 
 
-@pytest.mark.parametrize("pairs", [["a=2024-13-01"], ["a"], ["=1"], ["a=1", "a=2"], ["a=[1"]])
+@pytest.mark.parametrize("pairs", [["a"], ["=1"], ["a=1", "a=2"], ["a=[1"]])
 def test_pairs_that_are_none_are_refused(pairs):
     with pytest.raises(ConfigError):
         parse_pairs(pairs)

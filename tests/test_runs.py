@@ -213,12 +213,14 @@ def test_an_executed_copy_that_was_cut_short_does_not_hide_the_reason(tmp_path, 
         runs.run_notebook(notebook, {}, out=folder)
 
 
-def test_a_killed_kernel_is_a_failure_even_where_an_older_result_lies(tmp_path):
-    notebook = write_notebook(tmp_path, "import os\nos._exit(0)")
+@pytest.mark.parametrize("left", ["result.json", "parameters.yaml"])
+def test_a_folder_of_an_earlier_version_is_neither_used_nor_written(tmp_path, left):
+    notebook = write_notebook(tmp_path, FINISH)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "result.json").write_text("{}")
-    with pytest.raises(RunFailed):
+    (tmp_path / "run" / left).write_text("{}")
+    with pytest.raises(OutputError, match=r"does not say what it depends on \(no readable identity.json\)"):
         runs.run_notebook(notebook, {}, out=tmp_path / "run")
+    assert [(p.name, p.read_text()) for p in (tmp_path / "run").iterdir()] == [(left, "{}")]
 
 
 def test_an_unknown_parameter_is_an_error_before_anything_starts(tmp_path):

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from minigslora.plots.style import COLOURS
+from minigslora.plots.style import COLOURS, verbatim
 
 
+@verbatim
 def lora_layer(in_features: int, out_features: int, rank: int) -> Figure:
     """Draw a wrapped linear layer: W beside A and B, to scale, with the way of x (equation 2.1)."""
     fig, ax = plt.subplots(figsize=(7.6, 3.6))
@@ -55,6 +56,7 @@ def lora_layer(in_features: int, out_features: int, rank: int) -> Figure:
     return fig
 
 
+@verbatim
 def singular_values(
     spectra: Mapping[str, Tensor],
     errors: Mapping[int, float] | None = None,
@@ -93,6 +95,7 @@ def singular_values(
     return fig
 
 
+@verbatim
 def model_map(blocks: Mapping[str, str], wrapped: Sequence[str], outside: Mapping[str, str]) -> Figure:
     """Draw a transformer's linear layers block by block: wrapped ones vermilion, frozen ones grey.
 
@@ -128,6 +131,7 @@ def model_map(blocks: Mapping[str, str], wrapped: Sequence[str], outside: Mappin
     return fig
 
 
+@verbatim
 def differences(values: Mapping[str, Tensor], tolerance: float) -> Figure:
     """Draw histograms of absolute differences on a log axis, with the tolerance as a line.
 

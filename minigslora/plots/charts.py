@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from minigslora.plots.style import COLOURS
+from minigslora.plots.style import COLOURS, verbatim
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Panel:
     joined: bool = True
 
 
+@verbatim
 def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), height: float = 3.2) -> Figure:
     """Draw lines over epochs or tasks, one panel beside the other.
 
@@ -89,6 +90,7 @@ def _labelled(ax: Axes, xlabel: str, ylabel: str) -> Figure:
     return fig
 
 
+@verbatim
 def histograms(
     values: Mapping[str, Tensor],
     marks: Mapping[str, float],
@@ -118,6 +120,7 @@ def histograms(
     return _labelled(ax, xlabel, ylabel)
 
 
+@verbatim
 def bars(
     rows: Mapping[str, Mapping[str, float]],
     ylabel: str,
@@ -152,6 +155,7 @@ def bars(
     return fig
 
 
+@verbatim
 def destinations(names: Sequence[str], shares: Sequence[float], forgotten: Sequence[bool]) -> Figure:
     """Draw the share of images that each class receives, most first.
 
@@ -172,6 +176,7 @@ def destinations(names: Sequence[str], shares: Sequence[float], forgotten: Seque
     return fig
 
 
+@verbatim
 def class_map(table: Tensor, columns: Sequence[str], requests: Mapping[str, int]) -> Figure:
     """Draw accuracies per class as a heat map, classes in the order in which they were requested.
 
@@ -210,6 +215,7 @@ def _mark(ax: Axes, marks: Mapping[str, float]) -> None:
         ax.axvline(place, color="black", linewidth=1.5, linestyle=("--", ":", "-.")[i % 3], label=label)
 
 
+@verbatim
 def overlaid(
     values: Mapping[str, tuple[Tensor, str]],
     xlabel: str,
@@ -239,6 +245,7 @@ def overlaid(
     return _labelled(ax, xlabel, ylabel)
 
 
+@verbatim
 def scattered(
     points: Mapping[str, tuple[float, float, str]], xlabel: str, ylabel: str, logarithmic: bool = False
 ) -> Figure:
@@ -265,6 +272,7 @@ def scattered(
     return fig
 
 
+@verbatim
 def tables(
     panels: Mapping[str, Mapping[str, Sequence[float]]], columns: Sequence[str], xlabel: str
 ) -> Figure:
@@ -302,6 +310,7 @@ def tables(
     return fig
 
 
+@verbatim
 def per_class(
     rows: Mapping[str, Sequence[float]], names: Sequence[str], colours: Sequence[str], ylabel: str
 ) -> Figure:

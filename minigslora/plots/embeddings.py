@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from minigslora.plots.style import COLOURS
+from minigslora.plots.style import COLOURS, verbatim
 
 
+@verbatim
 def margin_circle(angle: float, margin: float) -> Figure:
     """Draw where two classes' directions on the circle win, without and with a cosine margin.
 
@@ -43,6 +44,7 @@ def margin_circle(angle: float, margin: float) -> Figure:
     return fig
 
 
+@verbatim
 def maps(panels: Mapping[str, Tensor], labels: Tensor, names: Sequence[str]) -> Figure:
     """Draw points in two dimensions, one panel for each way of placing them, by class.
 
@@ -68,6 +70,7 @@ def maps(panels: Mapping[str, Tensor], labels: Tensor, names: Sequence[str]) -> 
     return fig
 
 
+@verbatim
 def softened(
     prototype: Tensor, temperatures: Sequence[float], names: Sequence[str], most: int = 10
 ) -> Figure:
@@ -95,6 +98,7 @@ def softened(
     return fig
 
 
+@verbatim
 def distance_map(table: Tensor, names: Sequence[str], label: str, rows: str, columns: str) -> Figure:
     """Draw a square table of distances between classes as a heat map, dark for near.
 
@@ -123,6 +127,7 @@ def distance_map(table: Tensor, names: Sequence[str], label: str, rows: str, col
     return fig
 
 
+@verbatim
 def flat_map(
     panels: Mapping[str, Tensor], labels: Tensor, prototypes: Tensor, kinds: Mapping[int, str], axes_name: str
 ) -> Figure:

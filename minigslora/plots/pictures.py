@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from minigslora.plots.style import COLOURS
+from minigslora.plots.style import COLOURS, verbatim
 
 
+@verbatim
 def gallery(
     images: Tensor, titles: Sequence[str] = (), columns: int = 8, good: Sequence[bool] = (), size: float = 1.1
 ) -> Figure:
@@ -45,6 +46,7 @@ class PictureRow:
     good: Sequence[bool]
 
 
+@verbatim
 def comparison(rows: Sequence[PictureRow], size: float = 1.0) -> Figure:
     """Show rows of images under one another, such as the same photographs before and after.
 
@@ -69,6 +71,7 @@ def comparison(rows: Sequence[PictureRow], size: float = 1.0) -> Figure:
     return fig
 
 
+@verbatim
 def photographs(images: Tensor, rows: Sequence[str], columns: Sequence[str] = ()) -> Figure:
     """Show uint8 images (R, K, 3, H, W) as a sheet, one labelled row beside another.
 
@@ -91,6 +94,7 @@ def photographs(images: Tensor, rows: Sequence[str], columns: Sequence[str] = ()
     return fig
 
 
+@verbatim
 def patches(image: Tensor, size: int) -> Figure:
     """Show a uint8 image (3, H, W) beside the patches of ``size`` pixels that a transformer reads."""
     count = image.shape[-1] // size
@@ -139,6 +143,7 @@ def _label_places(boxes: Sequence[Sequence[float]], size: int) -> list[tuple[flo
     return places
 
 
+@verbatim
 def boxed(rows: Mapping[str, Sequence[Boxed]], size: float = 1.9) -> Figure:
     """Show rows of pictures with boxes drawn into them.
 

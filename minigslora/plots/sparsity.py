@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from minigslora.plots.style import COLOURS
+from minigslora.plots.style import COLOURS, verbatim
 
 
+@verbatim
 def group_norms(norms: Mapping[str, Mapping[str, float]]) -> Figure:
     """Show each group's norm of the update per request as bars; a group at zero is marked "0".
 
@@ -39,6 +40,7 @@ def group_norms(norms: Mapping[str, Mapping[str, float]]) -> Figure:
     return fig
 
 
+@verbatim
 def penalty_contours(axis: Tensor, surfaces: Mapping[str, Tensor], paths: Mapping[str, Tensor]) -> Figure:
     """Draw penalties over two weights as contours, with the path of the minimum as α grows.
 
@@ -66,6 +68,7 @@ def penalty_contours(axis: Tensor, surfaces: Mapping[str, Tensor], paths: Mappin
     return fig
 
 
+@verbatim
 def norm_paths(
     walks: Mapping[str, Tensor], matters: Sequence[bool], labels: Sequence[str] = (), xlabel: str = "step"
 ) -> Figure:
@@ -138,6 +141,7 @@ def _heat(
     ax.tick_params(axis="x", rotation=0)
 
 
+@verbatim
 def norm_maps(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     """Draw heat maps of norms side by side on one colour scale.
 
@@ -154,6 +158,7 @@ def norm_maps(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure
     return fig
 
 
+@verbatim
 def selection(
     norms: Mapping[str, Mapping[str, float]],
     lines: Mapping[str, tuple[Sequence[float], str]],
@@ -192,6 +197,7 @@ def selection(
     return fig
 
 
+@verbatim
 def sparsity_cost(
     lines: Mapping[str, Sequence[tuple[float, float, float, str]]], levels: Mapping[str, float]
 ) -> Figure:

@@ -10,36 +10,52 @@ import queue
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from minigslora.errors import ConfigError, MiniGSLoRAError
-from minigslora.runs import notebook_path, run_folder, run_notebook, run_values
+from minigslora.runs import Notebook, Planned, run_notebook
 
 FILES = ("parameters.yaml", "executed.ipynb", "result.json")
 """What a run leaves that is brought back from another machine; the last one marks it finished."""
 
 
+CHANGED = "notebook, library, weights or data were changed while the grid ran; start it again"
+
+
 @dataclass(frozen=True)
 class Job:
-    """One run: a notebook and its parameters."""
+    """One run: a notebook and its parameters.
+
+    Attributes:
+        label: what it is called.
+        notebook: its number, name or path.
+        parameters: of the notebook.
+        source: the notebook, where it has been read for other jobs, too.
+    """
 
     label: str
     notebook: str
     parameters: Mapping[str, Any] = field(hash=False)
+    source: Notebook | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def run(self) -> Planned:
+        """The run as it is now: the notebook, weights and data as they are."""
+        return (self.source or Notebook(self.notebook)).planned(self.parameters)
 
     @property
     def folder(self) -> Path:
         """Where the run is kept on this machine."""
-        name = notebook_path(self.notebook).stem
-        return run_folder(name, run_values(self.notebook, self.parameters))
+        return self.run.folder
 
     @property
     def finished(self) -> bool:
         """Whether it has been run before."""
-        return (self.folder / "result.json").is_file()
+        return self.run.finished
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,8 @@ class Local:
         def serve(job: Job) -> Outcome:
             slot = free.get()
             try:
-                run_notebook(job.notebook, job.parameters, environment=slot)
+                if run_notebook(job.notebook, job.parameters, environment=slot) != job.folder:
+                    return Outcome(job, CHANGED)
             except MiniGSLoRAError as problem:
                 return Outcome(job, str(problem))
             finally:
@@ -159,7 +176,8 @@ class Ray:
                     error, files = self.ray.get(reference)
                 except self.ray.exceptions.RayError as problem:
                     error, files = f"the worker was lost: {problem}", {}
-                if not job.finished:
+                if files and not job.finished:
+                    job.run.claim()
                     bring_back(job.folder, files)
                 yield Outcome(job, error)
 

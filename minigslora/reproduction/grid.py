@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +19,17 @@ from typing import Any, get_args
 
 from tqdm import tqdm
 
+from minigslora.datasets import registry
 from minigslora.errors import ConfigError
 from minigslora.files import read_json, sha256, write_json
+from minigslora.fingerprint import fingerprint_of
 from minigslora.reproduction import published
 from minigslora.reproduction.benchmark import Contender
 from minigslora.reproduction.engines import Engine, Job, Outcome
-from minigslora.runs import Profile, run_values, runs_root
+from minigslora.runs import IDENTITY, Notebook, Profile, runs_root
+
+NOTED = "grid.json"
+"""The file of a grid's folder that says which runs it has, and what became of them."""
 
 
 @dataclass(frozen=True)
@@ -65,21 +72,31 @@ class Grid:
         self._check_settings()
         common: dict[str, Any] = {"profile": self.profile, "table": self.table, **table.parameters}
         if self.data:
-            common["data_set"] = self.data
+            common["data_set"] = self._data_set()
         if self.weights:
             path = Path(self.weights).expanduser().resolve()
             if not path.is_file():
                 raise ConfigError(f"no weight file at {path}; check --weights")
             common |= {"weights": str(path), "weights_sha256": sha256(path)}
-        jobs = []
+        jobs, source = [], Notebook(table.notebook)
         for seed, scenario, who in itertools.product(range(self.seeds), chosen, self.contenders):
             own: dict[str, Any] = {"scenario": scenario.name, "contenders": [str(who)], "seed": seed}
             if changes := {**self.settings.get("", {}), **self.settings.get(str(who), {})}:
                 own["settings"] = changes
-            jobs.append(Job(f"{scenario.name} {who} seed {seed}", table.notebook, {**common, **own}))
-        for job in jobs:
-            run_values(job.notebook, job.parameters)  # refuses an unknown parameter before any run
+            label = f"{scenario.name} {who} seed {seed}"
+            jobs.append(Job(label, table.notebook, {**common, **own}, source))
+            jobs[-1].run  # refuses an unknown parameter before any run  # noqa: B018
         return jobs
+
+    def _data_set(self) -> str:
+        """Return the data's name, or their folder with its whole path."""
+        if self.data in (*registry.names(), *registry.detection_names()):
+            return self.data
+        folder = Path(self.data).expanduser().resolve()
+        if not folder.is_dir():
+            known = ", ".join([*registry.names(), *registry.detection_names()])
+            raise ConfigError(f"no data {self.data!r}: neither a folder ({folder}) nor one of {known}")
+        return str(folder)
 
     def _check_settings(self) -> None:
         known = {"", *map(str, self.contenders)}
@@ -93,7 +110,10 @@ class Grid:
 
         Grids that differ in methods, seeds or scenarios only share it, and add to one another.
         """
-        parts = [self.table, self.data or "default", self.profile]
+        data = self._data_set() if self.data else "default"
+        if os.path.isabs(data):  # a folder by its name, and apart from others of that name
+            data = f"{Path(data).name}-{fingerprint_of(data)[:8]}"
+        parts = [self.table, data, self.profile]
         if self.weights or self.settings:
             digest = sha256(Path(self.weights).expanduser()) if self.weights else ""
             text = json.dumps([digest, self.settings], sort_keys=True, default=dict)
@@ -116,9 +136,15 @@ def run_grid(grid: Grid, engine: Engine, watch: bool = False) -> list[Outcome]:
     outcomes = {job.label: Outcome(job) for job in jobs if job.finished}
     open_jobs = [job for job in jobs if job.label not in outcomes]
     bar = tqdm(total=len(jobs), initial=len(outcomes), desc=grid.table, disable=None if watch else True)
-    earlier = _earlier(folder, jobs)
+    earlier, aside = _earlier(folder, jobs)
     _note(folder, grid, jobs, outcomes, earlier)
     with bar:
+        if watch and outcomes:
+            line = f"taken from earlier runs: {len(outcomes)} of {len(jobs)}, named in {folder / NOTED}"
+            bar.write(line, file=sys.stderr)
+        if watch and aside:
+            line = f"left out: {aside} earlier runs of another notebook, library or data; their folders stay"
+            bar.write(line, file=sys.stderr)
         for outcome in engine.run(open_jobs):
             outcomes[outcome.job.label] = outcome
             _note(folder, grid, jobs, outcomes, earlier)
@@ -128,12 +154,33 @@ def run_grid(grid: Grid, engine: Engine, watch: bool = False) -> list[Outcome]:
     return [outcomes[job.label] for job in jobs]
 
 
-def _earlier(folder: Path, jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Return the finished runs of earlier grids of this folder that are not among ``jobs``."""
-    if not (folder / "grid.json").is_file():
-        return []
+def _earlier(folder: Path, jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], int]:
+    """Return the finished runs of earlier grids of this folder that are not among ``jobs``.
+
+    Returns:
+        Those that may be compared with ``jobs``, and how many may not: their notebook, library or data
+            were others.
+    """
+    if not (folder / NOTED).is_file():
+        return [], 0
     labels = {job.label for job in jobs}
-    return [r for r in read_grid(folder)["runs"] if r["status"] == "finished" and r["label"] not in labels]
+    runs = [r for r in read_grid(folder)["runs"] if r["status"] == "finished" and r["label"] not in labels]
+    now = _origin(jobs[0].run.identity)
+    kept = [run for run in runs if _origin(_identity(Path(run["folder"]))) == now]
+    return kept, len(runs) - len(kept)
+
+
+def _origin(identity: Mapping[str, Any]) -> list[Any]:
+    """Return what must be equal for runs to stand in one table: all but their parameters."""
+    return [identity.get(key) for key in ("notebook", "library", "inputs", "device")]
+
+
+def _identity(folder: Path) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = read_json(folder / IDENTITY)
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def _note(
@@ -152,7 +199,7 @@ def _note(
         return {**run, "error": found.error} if found and found.error else run
 
     write_json(
-        folder / "grid.json",
+        folder / NOTED,
         {
             "table": grid.table,
             "profile": grid.profile,
@@ -168,8 +215,12 @@ def read_grid(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: where there is no grid.
     """
-    path = folder / "grid.json"
+    path = folder / NOTED
     if not path.is_file():
         raise ConfigError(f"no grid in {folder}: {path.name} is missing; run 'minigslora reproduce' first")
-    found: dict[str, Any] = read_json(path)
+    try:
+        found: dict[str, Any] = read_json(path)
+        found["table"], [(run["label"], run["folder"], run["status"]) for run in found["runs"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(f"{path} is damaged; run 'minigslora reproduce' again") from None
     return found

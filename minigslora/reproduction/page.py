@@ -73,11 +73,14 @@ def collect(folder: Path) -> Collected:
             if run["label"] not in failed:
                 missing.append(run["label"])
             continue
-        found = read_json(result)
-        rows += found["metrics"]["rows"]
-        kept = {"run": run["label"], "seconds": found["seconds"], "device": found["device"]}
-        kept |= {"threads": found["threads"], "parameters": found["parameters"]}
-        runs.append(kept | {"versions": found["versions"], "folder": run["folder"]})
+        try:
+            found = read_json(result)
+            kept = {key: found[key] for key in ("seconds", "device", "threads", "parameters", "versions")}
+            rows += found["metrics"]["rows"]
+        except (OSError, ValueError, KeyError, TypeError):
+            failed[run["label"]] = f"{result} is damaged; remove it and run the grid again"
+            continue
+        runs.append({"run": run["label"], **kept, "folder": run["folder"]})
     if not rows:
         reason = next(iter(failed.values()), "none has been carried out")
         raise ConfigError(f"no run of the grid in {folder} has finished: {reason}")
