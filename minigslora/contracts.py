@@ -107,6 +107,10 @@ class Losses:
         """What retaining minimises."""
         return self.bounded + self.plain
 
+    def short_of(self, bound: float) -> Tensor:
+        """Return by how much each image falls short of a bound, ReLU(BND − loss) (4.2), (B,)."""
+        return (bound - self.bounded).relu()
+
 
 Terms = dict[str, Tensor]
 """Named loss terms of one step, scalars on the device; "loss" is the one to minimise."""

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -20,6 +21,7 @@ from minigslora.datasets.splits import Setting, class_order, plan, plan_requests
 from minigslora.errors import ConfigError, DataError, ModelError
 from minigslora.files import load_tensors, save_tensors
 from minigslora.forgetting import forget_sequence, train_task
+from minigslora.methods.gslora import Bound, BoundedConfig, bounded_terms
 from minigslora.metrics import (
     Boxes,
     average_precisions,
@@ -739,3 +741,43 @@ def test_detection_on_a_gpu():
         problem, methods.create("gslora++", setting="coco/sequence", **QUICK), task_of(problem), Streams(0)
     )
     assert problem.precisions("test")["ap"].shape == (15,)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "per_sample", "hidden"),
+    [("corrected", True, False), ("corrected", False, True), ("released", False, True)],
+)
+def test_an_object_far_above_the_bound_hides_no_other_one_in_its_image(recipe, per_sample, hidden):
+    problem, bound = tiny.detection(recipe=recipe), 6.0
+    task = task_of(problem, forget=EVERYTHING[1:])
+    problem.begin(task)
+    batch = batch_of(problem, task)
+    outputs = problem.forward(batch)
+    own = problem.matches(outputs, batch)
+    image = next(i for i in range(3, 6) if len(own.pairs[i][0]) > 1)
+    logits = torch.full_like(outputs.logits, -20.0)  # every other image's objects are forgotten
+    query, label = own.pairs[image][0], own.targets[image]["class_labels"][own.pairs[image][1]]
+    logits[image, query[0], label[0]] = -900.0  # forgotten long ago
+    logits[image, query[1], label[1]] = 3.0  # still recognised
+    logits.requires_grad_()
+    outputs = replace(outputs, logits=logits, boxes=outputs.boxes.detach(), own=own)
+    config = BoundedConfig(per_sample=per_sample, margin_forget=False)
+    term = bounded_terms(config, Bound(bound), problem, outputs, batch)["forget"]
+    (slope,) = torch.autograd.grad(term, logits)
+    pushed = slope[image, query[1], label[1]]
+    assert float(pushed) == 0 if hidden else float(pushed) > 0
+    assert not slope[image, query[0], label[0]]
+    if recipe == "corrected" and not hidden:
+        focal = (1 - 1 / (1 + math.exp(-3))) ** 2 * math.log(1 + math.exp(-3))
+        assert float(term) == pytest.approx((bound - focal) / len(query) / 3, rel=1e-5)
+
+
+def test_where_every_object_is_below_the_bound_its_mean_is_what_counts():
+    problem = tiny.detection()
+    task = task_of(problem)
+    problem.begin(task)
+    batch = batch_of(problem, task)
+    losses = problem.losses(problem.forward(batch), batch)
+    assert torch.allclose(losses.short_of(99.0)[3:], 99.0 - losses.bounded[3:])
+    alone = [i for i in range(3, 6) if len(batch.targets[i]["class_labels"]) == 1]
+    assert torch.allclose(losses.short_of(4.0)[alone], (4.0 - losses.bounded[alone]).relu())

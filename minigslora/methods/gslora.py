@@ -53,7 +53,7 @@ class BoundedConfig:
             ``relative``, to which the head's margin is added where CE_f carries it (4.4); else in nats.
         relative: whether bounds and temperatures are in units of the spread of the original model's
             logits, so that one constant serves scale-64 cosine heads and linear heads.
-        per_sample: whether each sample is bounded, or the batch mean.
+        per_sample: whether each sample (in detection, each object) is bounded, or the batch mean.
         margin_retain, margin_forget: whether CE_r and CE_f carry the head's training margin.
         handicap: what CE_f carries in a margin's place where the head has none, in units of the
             spread; what the margin of the shipped face model is in them. Without either, an image
@@ -275,9 +275,11 @@ def bounded_terms(config: BoundedConfig, bound: Bound, problem: Problem, outputs
     if kept is not None:
         terms["retain"] = retain_loss(kept)
     losses = problem.losses(outputs, batch, config.margin_forget, bound.handicap)
-    bounded, plain = batch.part(losses.bounded, "forget"), batch.part(losses.plain, "forget")
-    if bounded is not None and plain is not None:
-        terms["forget"] = bounded_forget_loss(bounded, bound.nats, config.per_sample) + plain.mean()
+    given = (losses.bounded, losses.short_of(bound.nats), losses.plain)
+    bounded, short, plain = (batch.part(values, "forget") for values in given)
+    if bounded is not None and short is not None and plain is not None:
+        of_batch = bounded_forget_loss(bounded, bound.nats, per_sample=False)
+        terms["forget"] = (short.mean() if config.per_sample else of_batch) + plain.mean()
     return terms
 
 

@@ -4,7 +4,7 @@ The model's matcher pairs each annotated object with one query (9.1), and its lo
 What an image is asked for depends on its role, since it may hold objects of both kinds:
 
 * a *retained* image is trained on its objects of retained classes,
-* a *forgotten* image is bounded on its objects of the classes that are being forgotten.
+* a *forgotten* image is bounded on each of its objects of the classes that are being forgotten.
 
 In a retained image, objects of the classes forgotten so far are background, as if nobody had annotated them:
 that is what a model is trained on that never knew these classes, and it holds down what earlier requests
@@ -55,8 +55,8 @@ class Choices:
             annotations, as a model that never knew the classes would have been trained; "ignore" leaves
             the queries matched to them out of the loss.
         others: objects of other classes than the request's, in forgotten images, likewise.
-        bounded: what forgetting maximises: the focal loss (9.2) of the "matched" queries' true
-            classes, or the whole weighted focal loss over "all" queries, as the released code does.
+        bounded: what forgetting maximises: the focal loss (9.2) of each "matched" query's true
+            class, or the whole weighted focal loss over "all" queries, as the released code does.
         focal: weight of the focal loss of all queries; transformers' own is 1, the released code's 2.
         boxes_of_forgotten: whether the box losses of forgotten objects are still minimised. The
             corrected recipe teaches nothing about a forgotten object, not even its place.
@@ -131,6 +131,30 @@ class Annotated:
         chosen = [(t, objects) for t, (_, objects) in zip(own.targets, own.pairs, strict=True)]
         label = torch.cat([t["class_labels"][objects] for t, objects in chosen])
         return cls(image, query, label, torch.cat([t["boxes"][objects] for t, objects in chosen]))
+
+    def mean(self, values: Tensor, images: int) -> Tensor:
+        """Return the mean over each image's objects of ``values`` (n,), (B,); 0 where it has none."""
+        total = values.new_zeros(images).index_add(0, self.image, values)
+        return total / self.image.bincount(minlength=images).clamp(min=1)
+
+
+@dataclass
+class ObjectLosses(Losses):
+    """Losses of images whose objects are bounded one by one.
+
+    Bounded by their mean, an object far above the bound would hide another that is still recognised.
+
+    Attributes:
+        objects: what was matched in the images.
+        focal: (n,), the focal loss (9.2) of each object; forgotten images' ``bounded`` is its mean.
+    """
+
+    objects: Annotated
+    focal: Tensor
+
+    def short_of(self, bound: float) -> Tensor:
+        """Return the mean over each image's objects of ReLU(BND − focal), (B,)."""
+        return self.objects.mean((bound - self.focal).relu(), len(self.bounded))
 
 
 class Detection(Normalising, Problem):
@@ -306,12 +330,13 @@ class Detection(Normalising, Problem):
         focal = self._focal(outputs.logits.masked_fill(own.ignored[..., None], IGNORED), objects)
         focal = self.choices.focal * focal / per_image
         boxes = self._boxes(outputs.boxes, objects) / per_image
-        if self.choices.bounded == "all":
-            bounded = focal
-        else:
-            bounded = self._focal_of_matched(outputs.logits, objects, handicap)
         taught = boxes if self.choices.boxes_of_forgotten else torch.zeros_like(boxes)
-        return Losses(torch.where(forgotten, bounded, focal), torch.where(forgotten, taught, boxes))
+        plain = torch.where(forgotten, taught, boxes)
+        if self.choices.bounded == "all":
+            return Losses(focal, plain)
+        of_objects = self._focal_of_matched(outputs.logits, objects, handicap)
+        bounded = torch.where(forgotten, objects.mean(of_objects, len(focal)), focal)
+        return ObjectLosses(bounded, plain, objects, of_objects)
 
     def _focal(self, logits: Tensor, objects: Annotated) -> Tensor:
         """Return transformers' focal loss of all queries, summed over each image, (B,)."""
@@ -325,13 +350,13 @@ class Detection(Normalising, Problem):
         return found
 
     def _focal_of_matched(self, logits: Tensor, objects: Annotated, handicap: float) -> Tensor:
-        """Return the mean of (9.2) over each image's objects, of their true classes, (B,)."""
+        """Return (9.2) of the matched objects, of their true classes, (n,)."""
         from transformers.loss.loss_for_object_detection import sigmoid_focal_loss
 
         true = logits[objects.image, objects.query, objects.label][:, None, None] - handicap
         of_object = torch.vmap(lambda z: sigmoid_focal_loss(z, torch.ones_like(z), 1, alpha=-1, gamma=2))
-        found = logits.new_zeros(len(logits)).index_add(0, objects.image, of_object(true))
-        return found / objects.image.bincount(minlength=len(logits)).clamp(min=1)
+        found: Tensor = of_object(true)
+        return found
 
     def _boxes(self, boxes: Tensor, objects: Annotated) -> Tensor:
         """Return the weighted L1 and GIoU losses of matched boxes, summed over each image, (B,)."""
