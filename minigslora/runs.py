@@ -415,6 +415,8 @@ class Planned:
             OutputError: where it holds another run, or nothing can be written.
         """
         found, what = self._found(), ""
+        if found == self.identity and (self.folder / PARAMETERS).is_file():
+            return
         if isinstance(found, dict) and found != self.identity:
             differ = [key for key, value in self.identity.items() if found.get(key) != value]
             what = f"a run with other {', '.join(differ)}"
