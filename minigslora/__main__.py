@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from minigslora.errors import ConfigError, DataError, MiniGSLoRAError
+from minigslora.errors import ConfigError, MiniGSLoRAError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -147,6 +147,7 @@ def forget(
     asked = {
         "model": model or "as the file says",
         "weights": f"{weights.name}, sha256 {sha256(weights)}",
+        **({"model arguments": arguments} if arguments else {}),
         "data": data,
         "requests": requests,
         "method": method,
@@ -167,6 +168,9 @@ def forget(
     erased = finalized_file(finalize or folder / "erased.safetensors")
     _keep_source(erased, weights)
     with alone_in(folder):
+        if not (folder / "run.json").is_file():
+            for name in ("report.html", "table.csv", "before_after.png"):
+                _require_new(folder / name)
         RunFolder(folder, identity)  # refuses a folder of another run, and one that cannot be written
         require_writable(erased.parent)
         _claim(erased, folder)
@@ -225,7 +229,8 @@ def pretrain(
     left_out = read_lines(without) if without else []
     recipe = recipe_for(name, device, epochs=epochs, start=start, seed=seed, without=left_out, **sizes)
     target = out or runs_root() / "pretrain" / f"{name}.safetensors"
-    _require_new(target)
+    for file in (target, target.with_suffix(".json")):
+        _require_new(file)
     given: dict[str, Any] = {"epochs": epochs, "image-size": image_size, "width": width, "depth": depth}
     given |= {"start": start, "without": without}
     options = "".join(f" --{key} {value}" for key, value in given.items() if value is not None)
@@ -493,7 +498,7 @@ def _claim(target: Path, folder: Path) -> None:
 
     claimed, own = folder / "finalized.json", str(target.resolve())
     known: list[str] = read_json(claimed) if claimed.is_file() else []
-    if own not in known and target.resolve().parent != folder.resolve():
+    if own not in known:
         _require_new(target)
     write_json(claimed, sorted({*known, own}))
 
@@ -503,12 +508,11 @@ def _exit_if_without_effect(erasure: Erasure) -> None:
     for report in erasure.without_effect:
         m = report.metrics
         names = ", ".join(erasure.problem.data.classes[c] for c in report.forget)
-        typer.echo(
-            f"no effect: {report.task} ({names}): Acc_f was {m['acc_f_before']:.1f} % before and is "
-            f"{m['acc_f']:.1f} % now, so that nothing was forgotten; look at the order of the classes, or "
-            "train longer (--set epochs=…)",
-            err=True,
-        )
+        why = "the model hardly knew them before: look at the order of the classes and the normalisation"
+        if m["acc_f"] >= m["acc_f_before"]:
+            why = "nothing was forgotten: train longer (--set epochs=…)"
+        figures = f"Acc_f was {m['acc_f_before']:.1f} % before and is {m['acc_f']:.1f} % now"
+        typer.echo(f"no effect: {report.task} ({names}): {figures}; {why}", err=True)
     if erasure.without_effect:
         raise typer.Exit(WITHOUT_EFFECT)
 
@@ -525,6 +529,7 @@ def _own_model(
 ) -> tuple[nn.Module, DataSet]:
     """Return someone's model with its weights, and the data at its input size, in the order of its head."""
     from minigslora import ledger
+    from minigslora.class_order import in_heads_order
     from minigslora.erasure import input_size
     from minigslora.files import load_tensors
     from minigslora.models import checkpoint
@@ -535,7 +540,7 @@ def _own_model(
             raise ConfigError(f"--{given[0]} goes with --model NAME; {weights.name} brings its own")
         model, card = checkpoint.load(weights, "name it (--model NAME)")
         data = _load_data(data_name, input_size(model))
-        return model, _in_order(data, order, card.classes, weights.name)
+        return model, in_heads_order(data, order, card.classes, weights.name)
     if image_size is not None and arguments.setdefault("img_size", image_size) != image_size:
         raise ConfigError(
             f"--image-size {image_size} and --model-args img_size={arguments['img_size']} differ"
@@ -545,33 +550,10 @@ def _own_model(
     if "taken" in notes:
         typer.echo(f"{notes['taken']} of {weights.name} is taken", err=True)
     data = _load_data(data_name, own.image_size)
-    data = _in_order(data, order, notes.get("classes", ()), weights.name)
+    data = in_heads_order(data, order, notes.get("classes", ()), weights.name)
     model = checkpoint.with_weights(checkpoint.for_classes(own, data.classes), tensors, str(weights))
     ledger.put(model, ledger.read(notes, str(weights)))
     return model, data
-
-
-def _in_order(data: DataSet, given: Sequence[str] | None, known: Sequence[str], weights: str) -> DataSet:
-    """Return the data with their classes in the order given, or else in the one that the weights' file says.
-
-    Raises:
-        DataError: where that names other classes than the data have, or given and file differ.
-    """
-    from minigslora.class_order import some
-    from minigslora.datasets.folders import reordered
-
-    if given is not None and known and list(given) != list(known):
-        raise DataError(
-            f"--class-names has {some(given)}, but {weights} says that its head's classes are {some(known)}; "
-            "leave --class-names out, or correct it"
-        )
-    if given is None and known and set(known) != set(data.classes):
-        raise DataError(
-            f"{weights} is for the classes {some(known)}, but {data.name} has {some(data.classes)}; give "
-            "images of the model's own classes, in folders of their names"
-        )
-    order = given if given is not None else known
-    return reordered(data, order) if order and tuple(order) != data.classes else data
 
 
 def _load_data(name: str, size: int | None) -> DataSet:

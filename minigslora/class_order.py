@@ -13,13 +13,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from minigslora.datasets.folders import common_orders
-from minigslora.datasets.images import spread
+from minigslora.datasets.folders import common_orders, reordered
+from minigslora.datasets.images import DataSet, spread
 from minigslora.errors import DataError
 from minigslora.problems.classification import Classification
 
-MOST = 500
-"""Training images that the model is asked about."""
+MOST, CLOSELY, OF_EACH = 500, 50, 20
+"""Training images that the model is asked about; classes that are looked at closely; images of each."""
 
 REMEDY = (
     "Give the classes in the order of the model's head: --class-names FILE with one name a line, or such a "
@@ -27,33 +27,43 @@ REMEDY = (
 )
 
 
-def require_same_order(problem: Classification, old: Sequence[int] = ()) -> None:
+def require_same_order(
+    problem: Classification, requested: Sequence[int] = (), old: Sequence[int] = ()
+) -> None:
     """Stop where the model does not know the classes by the names that the data give them.
 
-    It is asked about training images, never about the test split.
+    It is asked about training images, never about the test split: some of all classes, and more of those that
+    are to be forgotten and of those whose place differs from one common order to another.
 
     Args:
         problem: the model and the data.
+        requested: classes that are to be forgotten.
         old: classes that the model forgot already.
 
     Raises:
         DataError: where another common order fits clearly better, or the model is at chance.
     """
     train, names = problem.data.train, problem.data.classes
-    rows = spread(train.of_classes([c for c in range(len(names)) if c not in old]), MOST)
+    orders = {way: [names.index(n) for n in order] for way, order in common_orders(names).items()}
+    moved = [c for c in range(len(names)) if any(order[c] != c for order in orders.values())]
+    closely = {*requested, *moved[:: max(1, len(moved) // CLOSELY)]} - set(old)
+    evenly = spread(train.of_classes([c for c in range(len(names)) if c not in old]), MOST)
+    more = [spread(train.of_classes([c]), OF_EACH) for c in sorted(closely)]
+    rows = torch.cat([evenly, *more])
     asked = replace(train, images=train.images[rows], labels=train.labels[rows])
     said, labels = problem.logits_of(asked).argmax(dim=1), asked.labels
     right = said == labels
-    for way, order in common_orders(names).items():
-        if fits_better(
-            torch.tensor([names.index(n) for n in order], device=said.device)[said] == labels, right
-        ):
+    for way, order in orders.items():
+        if fits_better(torch.tensor(order, device=said.device)[said] == labels, right):
             raise DataError(
-                f"the model seems to count its classes in another order, {way}: {some(order)}. Here they are "
-                f"{some(names)}, so that it would forget another class than you ask for. {REMEDY}"
+                f"the model seems to count its classes in another order, {way}: "
+                f"{some([names[c] for c in order])}. Here they are {some(names)}, so that it would forget "
+                f"another class than you ask for. {REMEDY}"
             )
-    total, chance = len(labels), 1 / max(1, len(labels.unique()))
-    if float(right.sum()) <= total * chance + 2 * math.sqrt(total * chance * (1 - chance)):
+    right, labels = right[: len(evenly)], labels[: len(evenly)]
+    total, known = len(labels), len(labels.unique())
+    chance = 1 / max(1, known)
+    if known > 1 and float(right.sum()) <= total * chance + 2 * math.sqrt(total * chance * (1 - chance)):
         raise DataError(
             f"the model names {100 * float(right.float().mean()):.1f} % of {total} training images of "
             f"{problem.data.name} rightly, no more than guessing would ({100 * chance:.1f} %): nothing is "
@@ -70,6 +80,32 @@ def fits_better(other: Tensor, own: Tensor) -> bool:
     """
     gained, lost = float((other & ~own).sum()), float((own & ~other).sum())
     return gained - lost > 2 * math.sqrt(gained + lost)
+
+
+def in_heads_order(data: DataSet, given: Sequence[str] | None, known: Sequence[str], source: str) -> DataSet:
+    """Return the data with their classes in the order given, or else in the one that the model's file says.
+
+    Args:
+        data: the data set.
+        given: the names in the order of the head, from the user.
+        known: the same, from the model's file; empty where it does not say.
+        source: what says so.
+
+    Raises:
+        DataError: where that names other classes than the data have, or given and file differ.
+    """
+    if given is not None and known and list(given) != list(known):
+        raise DataError(
+            f"--class-names has {some(given)}, but {source} says that its head's classes are {some(known)}; "
+            "leave --class-names out, or correct it"
+        )
+    if given is None and known and set(known) != set(data.classes):
+        raise DataError(
+            f"{source} is for the classes {some(known)}, but {data.name} has {some(data.classes)}; give "
+            "images of the model's own classes, in folders of their names"
+        )
+    order = given if given is not None else known
+    return reordered(data, order) if order and tuple(order) != data.classes else data
 
 
 def some(names: Sequence[str], most: int = 5) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from minigslora import __version__, ledger, lora
-from minigslora.class_order import require_same_order
+from minigslora.class_order import in_heads_order, require_same_order, some
 from minigslora.config import parse_value
 from minigslora.contracts import Method, Task, TaskReport
 from minigslora.datasets import registry
@@ -29,7 +29,7 @@ from minigslora.datasets.splits import Plan, Setting, check_requests, plan_reque
 from minigslora.device import Precision
 from minigslora.errors import DataError, MiniGSLoRAError, ModelError
 from minigslora.files import save_tensors
-from minigslora.forgetting import forget_sequence
+from minigslora.forgetting import forget_sequence, origin_of
 from minigslora.methods import create
 from minigslora.metrics import with_h
 from minigslora.models.checkpoint import card_of
@@ -47,12 +47,14 @@ class Run:
     Attributes:
         out: its folder; None where nothing was kept.
         ledger: what the model had forgotten when it began.
-        weights: hash of the weights that it began with.
+        origin: hashes of the weights and adapters that it began with.
+        left: the same of the model as it left it after its last finished request; None for a new run.
     """
 
     out: Path | None
     ledger: tuple[ledger.Entry, ...]
-    weights: str
+    origin: dict[str, str]
+    left: dict[str, str] | None = None
 
 
 @dataclass
@@ -123,13 +125,17 @@ class Erasure:
         if task is None and not own:
             raise ModelError("no request is left to revoke")
         name = task or own[-1]
+        entries = self.ledger
+        back = [row for entry in entries if entry.request == name for row in entry.rows]
         lora.revoke(self.model, name)
-        ledger.put(self.model, [entry for entry in self.ledger if entry.request != name])
-        self.plan = without(self.plan, name)
-        place = next((i for i, report in enumerate(self.reports) if report.task == name), len(self.reports))
+        ledger.put(self.model, [entry for entry in entries if entry.request != name])
+        self.plan = without(self.plan, name, back)
         self.reports = [r for r in self.reports if r.task != name]
-        for report in self.reports[place:]:
-            self._measure_anew(report)
+        names = [entry.request for entry in entries]
+        later = names[names.index(name) + 1 :] if name in names else []
+        for report in self.reports:
+            if report.task in later:
+                self._measure_anew(report)
 
     def _measure_anew(self, report: TaskReport) -> None:
         """Measure a request on the model as it is after it, without the adapters of later ones."""
@@ -242,9 +248,7 @@ def forget(
     """
     parse_value("precision", precision, Precision)
     mean, std = normalisation(model)
-    if not isinstance(data, DataSet):
-        size = None if str(data) in registry.RENDERED else input_size(model)
-        data = registry.load(data, size, watch)
+    data = _load(model, data, watch)
     _check_size(model, data)
     run = _run(model, Path(out).expanduser().resolve() if out is not None else None)
     old = _rows(run.ledger, data)
@@ -254,20 +258,35 @@ def forget(
     start = max((int(e.request.removeprefix("task")) for e in run.ledger), default=0)
     plan = plan_requests(data, requests, setting, seed, old=old, start=start)
     problem = Classification(model, data, mean, std, device, precision)
-    if check:
-        require_same_order(problem, old)
-
+    if check and not run.left:  # what is resumed was checked, and its model has forgotten since
+        require_same_order(problem, [c for request in requests for c in request], old)
     entries = list(run.ledger)
 
     def enter(report: TaskReport) -> None:
         names = tuple(data.classes[c] for c in report.forget)
-        how = (way.name, recipe, __version__, run.weights, report.date)
+        how = (way.name, recipe, __version__, run.origin["weights"], report.date)
         entries.append(ledger.Entry(report.task, names, report.forget, *how))
         ledger.put(model, entries)
-        object.__setattr__(model, _RUN, run)
+        if run.out is not None:
+            object.__setattr__(model, _RUN, replace(run, left=origin_of(model)))
 
-    reports = forget_sequence(problem, way, plan, seed, run.out, watch, on_task=enter, weights=run.weights)
+    reports = forget_sequence(problem, way, plan, seed, run.out, watch, on_task=enter, origin=run.origin)
     return Erasure(problem, way, plan, reports)
+
+
+def _load(model: nn.Module, data: DataSet | str | Path, watch: bool) -> DataSet:
+    """Return the data at the model's input size, their classes in the order that the model's card says."""
+    card = card_of(model)
+    known = card.classes if card else ()
+    if isinstance(data, DataSet):
+        if known and known != data.classes:
+            raise DataError(
+                f"the model's card counts its classes as {some(known)}, but {data.name} as "
+                f"{some(data.classes)}; bring the data into the model's order with minigslora.datasets.folders.reordered"
+            )
+        return data
+    size = None if str(data) in registry.RENDERED else input_size(model)
+    return in_heads_order(registry.load(data, size, watch), None, known, "the model's card")
 
 
 def _run(model: nn.Module, out: Path | None) -> Run:
@@ -277,8 +296,10 @@ def _run(model: nn.Module, out: Path | None) -> Run:
         ModelError: for an adapter that :func:`forget` did not attach.
     """
     last: Run | None = getattr(model, _RUN, None)
-    if last is not None and out is not None and last.out == out and (out / "run.json").is_file():
-        return last
+    if last is not None and out is not None and last.out == out and last.left == origin_of(model):
+        begun = ledger.of(model)[: len(last.ledger)]
+        if begun == last.ledger and (out / "run.json").is_file() and any(out.glob("task*.json")):
+            return last
     known = {entry.request for entry in ledger.of(model)}
     for name in lora.adapter_names(model):
         if name not in known:
@@ -287,7 +308,7 @@ def _run(model: nn.Module, out: Path | None) -> Run:
                 "forget() did not attach it; take all adapters off with minigslora.lora.remove(model), or "
                 "load the pre-trained model anew"
             )
-    return Run(out, ledger.of(model), ledger.weights_hash(model))
+    return Run(out, ledger.of(model), origin_of(model))
 
 
 def _rows(entries: Sequence[ledger.Entry], data: DataSet) -> list[int]:

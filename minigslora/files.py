@@ -122,7 +122,8 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
         write_text(holder, f"process {os.getpid()} on {platform.node()}, since {since}")
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # Windows keeps a file that somebody reads
+            holder.unlink(missing_ok=True)
         lock.release()
 
 
@@ -365,5 +366,5 @@ def sha256_of(tensors: Mapping[str, Tensor]) -> str:
     for name, tensor in sorted(tensors.items()):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-        digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(plain.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -45,8 +45,8 @@ from minigslora.errors import (
 )
 from minigslora.files import alone_in, load_tensors, read_json, save_tensors, write_json, write_text
 from minigslora.fingerprint import library_fingerprint
-from minigslora.ledger import today, weights_hash
-from minigslora.lora import adapter_names, bypassed, remove, revoke
+from minigslora.ledger import adapters_hash, structure_hash, today, weights_hash
+from minigslora.lora import adapter_names, bypassed, remove, revoke, wrapped
 from minigslora.metrics import with_h
 from minigslora.streams import Streams
 
@@ -350,7 +350,12 @@ class RunFolder:
                     f"{path} holds another run (its {', '.join(other) or 'keys'} differ); choose "
                     "another folder, or remove it"
                 )
-        (path / "before.json").unlink(missing_ok=True)
+            (path / "before.json").unlink(missing_ok=True)
+        elif there := sorted(f.name for f in (*path.glob("task*.*"), path / "before.json") if f.is_file()):
+            raise OutputError(
+                f"{path} holds {there[0]}, but no run.json that says of which run it is; choose another "
+                "folder, or remove this one"
+            )
         write_json(started, self.identity)
 
     def _only_begun(self) -> bool:
@@ -393,6 +398,10 @@ class RunFolder:
                 raise OutputError(
                     f"{file} is damaged ({problem}); remove it to serve {task.name} anew"
                 ) from None
+            if report.forget != task.forget:
+                raise OutputError(
+                    f"{file} is of another request; choose another folder, or remove {self.path}"
+                )
             reports.append(report)
         return reports
 
@@ -435,7 +444,7 @@ def forget_sequence(
     watch: bool = False,
     on_epoch: EpochLog = lambda task, epoch, terms: None,
     on_task: Callable[[TaskReport], None] = lambda report: None,
-    weights: str = "",
+    origin: Mapping[str, str] | None = None,
 ) -> list[TaskReport]:
     """Serve a plan's requests one after another; the model is edited in place.
 
@@ -454,7 +463,7 @@ def forget_sequence(
         watch: whether to show progress.
         on_epoch: called after each epoch.
         on_task: called after each task, resumed ones included, once the model has forgotten it.
-        weights: hash of the weights that the run began with, where the model has moved on since.
+        origin: :func:`origin_of` the model that the run began with, where it has moved on since.
 
     Returns:
         One report per task.
@@ -472,12 +481,18 @@ def forget_sequence(
             "training": asdict(method.training),
             "seed": seed,
             "plan": [asdict(task) for task in plan.tasks],
-            "weights": weights or weights_hash(problem.model),
+            **(origin or origin_of(problem.model)),
+            "model": structure_hash(problem.model),
             "library": library_fingerprint(),
             **problem.identity(),
         }
         folder = RunFolder(out, identity)
         return _serve_all(problem, method, plan, seed, folder, watch, on_epoch, on_task)
+
+
+def origin_of(model: nn.Module) -> dict[str, str]:
+    """Return hashes of the weights and of the adapters that a run begins with."""
+    return {"weights": weights_hash(model), "adapters": adapters_hash(model)}
 
 
 def _serve_all(
@@ -525,7 +540,7 @@ def _resume(
 @contextlib.contextmanager
 def _put_back(problem: Problem, method: Method, task: Task) -> Iterator[None]:
     """Put the model back to what it was before ``task``, should it fail or be interrupted."""
-    model, names = problem.model, adapter_names(problem.model)
+    model, names, plain = problem.model, adapter_names(problem.model), not wrapped(problem.model)
     flags = {name: p.requires_grad for name, p in model.named_parameters()}
     state = None if method.revocable else {k: v.detach().clone() for k, v in model.state_dict().items()}
     try:
@@ -537,8 +552,8 @@ def _put_back(problem: Problem, method: Method, task: Task) -> Iterator[None]:
                 parameter.requires_grad_(flags.get(name, parameter.requires_grad))
         elif task.name in adapter_names(model) and task.name not in names:
             revoke(model, task.name)
-            if not names:
-                remove(model)
+        if plain:
+            remove(model)
         raise
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,12 +14,14 @@ from torch import nn
 from minigslora.config import from_mapping
 from minigslora.errors import MiniGSLoRAError, ModelError
 from minigslora.files import sha256_of
-from minigslora.lora import unwrapped_state
+from minigslora.fingerprint import fingerprint_of
+from minigslora.lora import Adapter, LoRALinear, adapter_names, adapter_state, folded_names, unwrapped_state
 
 KEY = "ledger"
 """The key of a file's header under which its ledger stands."""
 
-_LEDGER = "_ledger"
+_LEDGER, _IN_ADAPTERS = "_ledger", "_ledger_in_adapters"
+"""A model's attributes: its ledger, and the names of those requests that live in adapters."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,19 @@ class Entry:
 
 
 def of(model: nn.Module) -> tuple[Entry, ...]:
-    """Return what ``model`` is known to have forgotten, oldest first."""
-    found: tuple[Entry, ...] = getattr(model, _LEDGER, ())
-    return found
+    """Return what ``model`` is known to have forgotten, oldest first.
+
+    A request whose adapter was taken away since is not forgotten any more.
+    """
+    entries: tuple[Entry, ...] = getattr(model, _LEDGER, ())
+    gone = getattr(model, _IN_ADAPTERS, set[str]()) - {*adapter_names(model), *folded_names(model)}
+    return tuple(entry for entry in entries if entry.request not in gone)
 
 
 def put(model: nn.Module, entries: Sequence[Entry]) -> None:
     """Say what ``model`` has forgotten; :func:`copy.deepcopy` takes it along."""
     object.__setattr__(model, _LEDGER, tuple(entries))
+    object.__setattr__(model, _IN_ADAPTERS, set(adapter_names(model)))
 
 
 def header(model: nn.Module) -> dict[str, Any]:
@@ -78,8 +86,11 @@ def read(notes: Mapping[str, Any], where: str) -> tuple[Entry, ...]:
         if not isinstance(values, list) or not all(isinstance(v, Mapping) for v in values):
             raise ModelError("it is no list of requests")
         entries = tuple(from_mapping(Entry, value) for value in values)
-        if any(len(e.rows) != len(e.classes) for e in entries):
-            raise ModelError("a request names another number of classes than of rows")
+        names = [entry.request for entry in entries]
+        if not all(re.fullmatch(r"task[0-9]{1,9}", name) for name in names) or len({*names}) < len(names):
+            raise ModelError("requests are called task1, task2, …, each once")
+        if any(len(e.rows) != len(e.classes) or min(e.rows, default=0) < 0 for e in entries):
+            raise ModelError("a request names other classes than rows of the head")
         if len({row for e in entries for row in e.rows}) != sum(len(e.rows) for e in entries):
             raise ModelError("two requests name one row of the head")
     except (MiniGSLoRAError, TypeError) as problem:
@@ -101,3 +112,23 @@ def today() -> str:
 def weights_hash(model: nn.Module) -> str:
     """Return the SHA-256 of a model's own weights: names, types, shapes, bytes; adapters left out."""
     return sha256_of(unwrapped_state(model))
+
+
+def adapters_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's adapters, oldest first; "" where it has none."""
+    return sha256_of(adapter_state(model)) if adapter_names(model) else ""
+
+
+def structure_hash(model: nn.Module) -> str:
+    """Return a hash of what a model computes besides its weights: its modules' types and their numbers.
+
+    Equal weights under another activation, or split over more heads, are another model.
+    """
+    said = ("num_heads", "eps", "scale", "margin", "p", "stride", "padding", "window_size", "shift_size")
+    lines = [
+        f"{name.replace('.base', '')} {type(module).__name__} "
+        f"{[(key, repr(vars(module)[key])) for key in said if key in vars(module)]}"
+        for name, module in model.named_modules()
+        if not isinstance(module, LoRALinear | Adapter | nn.ModuleDict)
+    ]
+    return fingerprint_of("\n".join(lines))

@@ -34,7 +34,7 @@ Targets = Literal["ffn", "attention", "ffn+attention"] | Sequence[str] | Callabl
 Grouping = Literal["block", "module", "matrix"]
 """What is kept or removed together: all adapters of a block, one (A, B) pair, or one matrix."""
 
-_FLAGS = "_requires_grad_before_lora"
+_FLAGS, _FOLDED = "_requires_grad_before_lora", "_folded_adapters"
 
 
 class Adapter(nn.Module):
@@ -467,11 +467,18 @@ def fold(model: nn.Module) -> nn.Module:
     The copy has the pre-trained model's classes and keys. Its logits differ from the live model's
     by rounding only (about 1e-6 in float32), since W x + s B(A x) is summed in another order.
     """
-    dense = copy.deepcopy(model)
+    dense, names = copy.deepcopy(model), adapter_names(model)
     for name, layer in wrapped(dense).items():
         setattr(_parent(dense, name), name.rpartition(".")[2], layer.folded())
     remove(dense)
+    object.__setattr__(dense, _FOLDED, (*folded_names(model), *names))
     return dense
+
+
+def folded_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the adapters that :func:`fold` put into the weights of ``model``."""
+    names: tuple[str, ...] = getattr(model, _FOLDED, ())
+    return names
 
 
 def unwrapped_state(model: nn.Module) -> dict[str, Tensor]:

@@ -267,7 +267,7 @@ def warnings(erasure: Erasure) -> list[str]:
     if erasure.problem.data.split_by_us:
         found.append(SPLIT_BY_US)
     found += [
-        f"Request {report.task} changed nothing: Acc_f was {report.metrics['acc_f_before']:.1f} % before and "
+        f"Request {report.task} shows no effect: Acc_f was {report.metrics['acc_f_before']:.1f} % before and "
         f"is {report.metrics['acc_f']:.1f} % now."
         for report in erasure.without_effect
     ]

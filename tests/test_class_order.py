@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from minigslora import class_order, forget
 from minigslora.__main__ import main
+from minigslora.datasets import folders
 from minigslora.errors import DataError
+from minigslora.models import checkpoint
 
 NATURAL = ("1", "2", "10", "20")
 """The order of someone's head; by code point it is 1, 10, 2, 20."""
@@ -234,5 +236,43 @@ def test_an_erasure_that_changed_nothing_says_so_and_exits_with_3(numbered, weig
     assert code(arguments) == 3
     said = capsys.readouterr()
     assert "no effect: task1 (1): Acc_f was 100.0 % before and is 100.0 % now" in said.err
-    assert "Request task1 changed nothing" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "Request task1 shows no effect" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "out" / "erased.safetensors").is_file()
+
+
+# --- the order that a file says -----------------------------------------------------------------------
+
+
+def test_in_python_too_the_cards_order_counts(tmp_path):
+    """A head that counts a, b, d, c is in no common order, and is known only by its card."""
+    names = ("a", "b", "d", "c")
+    root = squares.pictures(tmp_path / "photos", names, SPLITS)
+    model = squares.trained(root, names)
+    checkpoint.set_card(model, checkpoint.Card({"kind": "timm"}, names, (0.5,) * 3, (0.5,) * 3, squares.SIZE))
+    done = forget(model, root, ["c"], **squares.QUICK)
+    assert squares.accuracies(done.model, root, names) == {"a": 100, "b": 100, "d": 100, "c": 0}
+    assert [(e.classes, e.rows) for e in done.ledger] == [(("c",), (3,))]
+    with pytest.raises(DataError, match=r"card counts its classes as a, b, d, c, but photos as a, b, c, d"):
+        forget(model, folders.load(root, squares.SIZE), ["b"], **squares.QUICK)
+
+
+def test_one_swapped_pair_among_many_classes_is_found_where_it_is_asked_for(monkeypatch):
+    """Two of the classes stand elsewhere by case; few of the images that are looked at evenly are theirs."""
+    names = ("B", "a", *(f"c{i:03d}" for i in range(298)))
+    data = named(*names)
+    labels = torch.arange(300).repeat_interleave(2)
+    told = sorted(names, key=str.casefold)
+
+    class Knows:
+        """A model whose head is in the order whatever the case."""
+
+        def __init__(self):
+            self.data = data
+
+        def logits_of(self, asked):
+            rows = torch.tensor([told.index(names[label]) for label in asked.labels.tolist()])
+            return torch.nn.functional.one_hot(rows, 300).float()
+
+    assert len(labels) == len(data.train)
+    with pytest.raises(DataError, match="whatever the case"):
+        class_order.require_same_order(Knows(), [1])

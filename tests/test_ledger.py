@@ -131,6 +131,9 @@ def test_by_the_command_line_an_earlier_class_stays_forgotten_and_doctor_names_b
         [{"request": "task1", "classes": ["a", "b"], "rows": [0]}],
         [{"request": "task1", "classes": ["a"], "rows": ["x"]}],
         [{"request": 1, "classes": ["a"], "rows": [0]}],
+        [{"request": "first", "classes": ["a"], "rows": [0]}],
+        [{"request": "task1", "classes": ["a"], "rows": [-1]}],
+        [{"request": "task1", "classes": ["a"], "rows": [i]} for i in (0, 1)],
         [{"request": f"task{i}", "classes": ["a"], "rows": [0]} for i in (1, 2)],
     ],
 )
@@ -341,7 +344,7 @@ def test_a_plan_of_which_a_request_was_taken_back():
     from minigslora.datasets.splits import without
 
     done = forget(copy.deepcopy(tiny.face_model()), tiny.faces(), REQUESTS, **QUICK)
-    left = without(done.plan, "task1")
+    left = without(done.plan, "task1", [1])
     assert isinstance(left, Plan)
     assert [(t.name, t.old, 1 in t.retain) for t in left.tasks] == [
         ("task2", (), True),
@@ -363,3 +366,118 @@ def test_no_command_replaces_a_file_that_is_there(tmp_path, capsys, arguments):
     assert code([*arguments, str(target)]) == 2
     assert "thesis.safetensors is there already and is kept" in capsys.readouterr().err
     assert target.read_bytes() == b"years of work"
+
+
+# --- what a reader of the code found ------------------------------------------------------------------
+
+
+def test_other_arguments_of_the_architecture_are_another_run(photos, weights, tmp_path, capsys):
+    plain = command(weights, photos, tmp_path / "out", "--classes", "red")
+    assert code(plain) == 0
+    assert code([*plain, "--model-args", "act_layer=relu"]) == 2
+    assert "holds another run (its model arguments" in capsys.readouterr().err
+
+
+def test_the_same_weights_in_another_architecture_are_another_run(tmp_path):
+    model = tiny.timm_vit()
+    forget(model, tiny.faces(), ["person-001"], out=tmp_path, **QUICK)
+    other = tiny.timm_vit(num_heads=1)
+    other.load_state_dict(tiny.timm_vit().state_dict())
+    with pytest.raises(OutputError, match=r"its model differ"):
+        forget(other, tiny.faces(), ["person-001"], out=tmp_path, **QUICK)
+
+
+def test_other_adapters_of_an_earlier_request_are_another_run(tmp_path):
+    for seed in (0, 1):
+        model = tiny.face_model()
+        forget(model, tiny.faces(), ["person-001"], **{**QUICK, "seed": seed})
+        if seed == 0:
+            forget(model, tiny.faces(), ["person-002"], out=tmp_path, **QUICK)
+    before = lora.adapter_state(model)
+    with pytest.raises(OutputError, match=r"its adapters differ"):
+        forget(model, tiny.faces(), ["person-002"], out=tmp_path, **QUICK)
+    assert all(torch.equal(v, before[k]) for k, v in lora.adapter_state(model).items())
+
+
+def test_a_folder_that_does_not_say_whose_it_is_is_refused(tmp_path):
+    forget(tiny.face_model(), tiny.faces(), ["person-001"], out=tmp_path, **QUICK)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(OutputError, match=r"no run\.json that says of which run it is"):
+        forget(tiny.face_model(5), tiny.faces(), ["person-003"], out=tmp_path, **QUICK)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "before.json").write_text("mine")
+    with pytest.raises(OutputError, match=r"holds before\.json"):
+        forget(tiny.face_model(), tiny.faces(), ["person-001"], out=tmp_path / "mine", **QUICK)
+    assert (tmp_path / "mine" / "before.json").read_text() == "mine"
+
+
+def test_a_model_that_was_trained_on_since_is_not_put_back_by_the_same_cell(tmp_path):
+    quick = {k: v for k, v in QUICK.items() if k != "rank"} | {"method": "finetune"}
+    model = tiny.face_model()
+    forget(model, tiny.faces(), ["person-001"], out=tmp_path, **quick)
+    with torch.no_grad():
+        next(model.parameters()).add_(0.01)
+    mine = next(model.parameters()).clone()
+    with pytest.raises(MiniGSLoRAError, match=r"already forgot"):
+        forget(model, tiny.faces(), ["person-001"], out=tmp_path, **quick)
+    assert torch.equal(next(model.parameters()), mine)
+
+
+def test_a_finished_cell_is_run_again_by_a_model_that_knows_nothing_else_any_more(photos, weights, tmp_path):
+    model = squares.untrained(len(NAMES))
+    model.load_state_dict(load_file(weights))
+    requests = [["blue"], ["gold"], ["green"]]
+    quick = {**squares.QUICK, "epochs": 20}
+    first = forget(model, photos, requests, out=tmp_path / "run", **quick)
+    again = forget(model, photos, requests, out=tmp_path / "run", **quick)
+    assert [r.metrics for r in again.reports] == [r.metrics for r in first.reports]
+
+
+@pytest.mark.parametrize("way", ["remove", "revoke", "fold"])
+def test_the_ledger_follows_the_adapters(tmp_path, way):
+    model = tiny.face_model()
+    forget(model, tiny.faces(), [["person-001"], ["person-002"]], **QUICK)
+    if way == "remove":
+        lora.remove(model)
+        assert ledger.of(model) == ()
+        assert ledger.header(model) == {}
+        assert forget(model, tiny.faces(), ["person-001"], **QUICK).reports[0].task == "task1"
+    elif way == "revoke":
+        lora.revoke(model, "task2")
+        assert [e.request for e in ledger.of(model)] == ["task1"]
+    else:
+        assert [e.request for e in ledger.of(lora.fold(model))] == ["task1", "task2"]
+
+
+def test_revoking_an_earlier_calls_request_measures_later_ones_anew():
+    model = tiny.face_model()
+    forget(model, tiny.faces(), ["person-001"], **QUICK)
+    second = forget(model, tiny.faces(), ["person-002"], **QUICK)
+    assert "acc_o" in second.reports[0].metrics
+    second.revoke("task1")
+    assert second.plan.tasks[0].old == ()
+    assert 1 in second.plan.tasks[0].retain
+    assert "acc_o" not in second.reports[0].metrics
+
+
+def test_a_checkpoint_made_of_an_erased_file_keeps_its_ledger(tmp_path):
+    model = carded(tmp_path)
+    forget(model, tiny.faces(), ["person-001"], **QUICK).finalize(tmp_path / "erased.safetensors")
+    again, card = checkpoint.load(tmp_path / "erased.safetensors")
+    checkpoint.save(tmp_path / "copy.safetensors", again, card)
+    assert ledger.of(checkpoint.load(tmp_path / "copy.safetensors")[0]) == ledger.of(model)
+
+
+def test_a_report_that_is_there_is_not_replaced_by_a_new_run(photos, weights, tmp_path, capsys):
+    (tmp_path / "report.html").write_text("my thesis")
+    assert code(command(weights, photos, tmp_path, "--classes", "red")) == 2
+    assert "report.html is there already and is kept" in capsys.readouterr().err
+    assert (tmp_path / "report.html").read_text() == "my thesis"
+
+
+def test_a_request_that_cannot_begin_leaves_the_model_unwrapped():
+    model = tiny.face_model()
+    with pytest.raises(ModelError, match="rank"):
+        forget(model, tiny.faces(), ["person-001"], **{**QUICK, "rank": 5000})
+    assert not lora.wrapped(model)
+    assert all(p.requires_grad for p in model.parameters())

@@ -8,7 +8,7 @@ images. Source: arXiv 2501.09705, section 5.1; the published class order is Pyth
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -178,15 +178,14 @@ def plan_requests(
     return Plan(data.name, seed, tuple(tasks))
 
 
-def without(plan: Plan, name: str) -> Plan:
-    """Return a plan as it is after one of its requests was taken back: its classes are kept again."""
-    back = {c for task in plan.tasks if task.name == name for c in task.forget}
+def without(plan: Plan, name: str, back: Collection[int]) -> Plan:
+    """Return a plan as it is after the request ``name`` was taken back: its classes ``back`` are kept."""
     left = [task for task in plan.tasks if task.name != name]
     after = [
         replace(
             task,
             old=tuple(c for c in task.old if c not in back),
-            retain=tuple(sorted({*task.retain, *(back & set(task.old))})),
+            retain=tuple(sorted({*task.retain, *(set(back) & set(task.old))})),
         )
         for task in left
     ]

@@ -224,7 +224,7 @@ def save(path: Path, model: nn.Module, card: Card, half: bool = False) -> None:
     if half:
         for name, parameter in model.named_parameters(remove_duplicate=False):
             tensors[name] = parameter.half()
-    save_tensors(path, tensors, {"card": vars(card)})
+    save_tensors(path, tensors, {"card": vars(card), **ledger.header(model)})
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
+from minigslora import ledger
 from minigslora.errors import ModelError
 from minigslora.files import load_tensors, plain_names
 from minigslora.models import checkpoint
@@ -93,7 +94,9 @@ def load(name: str, weights: Path | str = "") -> tuple[nn.Module, Card]:
         image_size=int(data["input_size"][-1]),
         notes={"from": str(Path(weights).name) if weights else name, **_taken(notes)},
     )
-    return checkpoint.with_weights(card, tensors, str(weights or name)), card
+    model = checkpoint.with_weights(card, tensors, str(weights or name))
+    ledger.put(model, ledger.read(notes, str(weights or name)))
+    return model, card
 
 
 def _taken(notes: Mapping[str, Any]) -> dict[str, Any]:
