@@ -282,7 +282,8 @@ def _load(model: nn.Module, data: DataSet | str | Path, watch: bool) -> DataSet:
         if known and known != data.classes:
             raise DataError(
                 f"the model's card counts its classes as {some(known)}, but {data.name} as "
-                f"{some(data.classes)}; bring the data into the model's order with minigslora.datasets.folders.reordered"
+                f"{some(data.classes)}; bring the data into the model's order with "
+                "minigslora.datasets.folders.reordered"
             )
         return data
     size = None if str(data) in registry.RENDERED else input_size(model)
