@@ -554,6 +554,8 @@ def desk() -> Files:
         "own.ipynb": json.dumps(own).encode(),
         "old/erased.safetensors": safetensors("face", note="precious"),
         "old/report.html": b"<p>precious</p>",
+        "old/table.csv": b"precious",
+        "old/result.json": b'{"precious": true}',
         "new folder/here.txt": b"precious",
     }
 
@@ -616,7 +618,7 @@ def run_command(words: list[str], variables: Mapping[str, str], encoding: str, f
     said = [f.buffer.getvalue().decode(encoding, "replace") for f in (out, err)]
     if kept := re.search(r"\S+/traceback-\S+\.txt", said[1]):
         where = re.findall(
-            r'minigslora/(\S+)", line (\d+)', (text := Path(kept[0]).read_text(encoding="utf-8"))
+            r'minigslora/(\S+)", line (\d+)', (text := (folder / kept[0]).read_text(encoding="utf-8"))
         )
         raise Find(f"exit code {code} at {':'.join(where[-1])}, {text.splitlines()[-1]}: {words}")
     if what := _wrong(words[0], code, *said):
@@ -645,8 +647,8 @@ class NothingRuns:
             yield engines.Outcome(job, "not run")
 
 
-def _not_executed(source: Path, folder: Path, *_: Any) -> None:
-    (folder / "result.json").write_text('{"metrics": {}}')
+def _not_executed(planned: runs.Planned, *_: Any) -> None:
+    (planned.folder / "result.json").write_text('{"metrics": {}}')
 
 
 @contextlib.contextmanager
