@@ -449,12 +449,12 @@ def bypassed(model: nn.Module, *names: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_teacher(model: nn.Module, name: str = "") -> Iterator[None]:
+def as_teacher(model: nn.Module, *names: str) -> Iterator[None]:
     """Within the context the live model teaches: :func:`bypassed`, without gradients or dropout."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), bypassed(model, name):
+        with torch.no_grad(), bypassed(model, *names):
             yield
     finally:
         for module, training in modes.items():

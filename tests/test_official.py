@@ -451,6 +451,8 @@ def test_the_command_converts_and_says_the_architecture(tmp_path, capsys):
     assert "kind         face" in capsys.readouterr().out
     assert checkpoint.load(out)[1].image_size == IMAGE
     with pytest.raises(SystemExit) as stopped:
-        command_line.main(["import", str(source), "--out", str(out), "--lora", "merge"])
+        command_line.main(
+            ["import", str(source), "--out", str(tmp_path / "x.safetensors"), "--lora", "merge"]
+        )
     assert stopped.value.code == 2
     assert "lora = 'merge'" in capsys.readouterr().err

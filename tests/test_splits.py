@@ -233,7 +233,7 @@ def test_a_number_that_is_another_classs_name_is_refused():
     assert named.class_ids(["1", "2", "10"]) == [0, 2, 1]
     assert named.class_ids([10, 0]) == [1, 0]
     assert named.class_ids([2]) == [2]
-    with pytest.raises(DataError, match=r"1 may be the class called '1' or class number 1, called '10'"):
+    with pytest.raises(DataError, match=r"1 is ambiguous in toy: it may be the class called '1'"):
         named.class_ids([1])
 
 
