@@ -155,12 +155,21 @@ def test_a_teacher_says_the_same_twice_and_leaves_the_student_in_training(data):
     problem = with_dropout(data)
     problem.model.train()
     frozen = problem.model.get_classifier().eval()
+    x = tiny.images()
+    with torch.no_grad():
+        original = problem.model.eval()(x)
+    problem.model.train()
+    frozen.eval()
     lora.inject(problem.model)
     tiny.attach_drawn(problem.model, "task1")
-    x = tiny.images()
     with lora.as_teacher(problem.model):
         first, second = problem.model(x), problem.model(x)
+    with lora.as_teacher(problem.model, "task1"):
+        assert torch.equal(problem.model(x), original)
+    with lora.as_teacher(problem.model, "task2"):
+        assert not torch.equal(problem.model(x), original)
     assert torch.equal(first, second)
+    assert torch.equal(first, original)
     assert not first.requires_grad
     assert problem.model.training
     assert not frozen.training, "each module gets its own mode back"
