@@ -24,13 +24,16 @@ from torch import Tensor
 from minigslora.lora import Group
 
 GroupNorm = Literal["parameters", "B", "product"]
-"""What ‖θ_g‖ measures: both matrices, B alone (A's random start is then free), or B·A."""
+"""What ‖θ_g‖ measures: both matrices, B alone (A's random start is then free), or the update s·B·A."""
 
 
 def group_norm(group: Group, norm: GroupNorm = "parameters") -> Tensor:
-    """Return ‖θ_g‖₂ of one group as a scalar tensor; its gradient at zero is zero, never NaN."""
+    """Return ‖θ_g‖₂ of one group as a scalar tensor; its gradient at zero is zero, never NaN.
+
+    "product" is ‖s·B·A‖, the length of what the group adds to the weights; it needs whole (A, B) pairs.
+    """
     if norm == "product":
-        parts = [b @ a for a, b in group.pairs if a is not None and b is not None]
+        parts = [group.scale * (b @ a) for a, b in group.pairs if a is not None and b is not None]
     elif norm == "B":
         parts = [b for _, b in group.pairs if b is not None]
     else:

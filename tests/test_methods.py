@@ -248,10 +248,29 @@ def test_a_large_alpha_takes_every_group_out_and_none_leaves_them(problem, group
     figures = method.describe(problem, TASK)
     assert figures["zero_group_ratio"] == 1.0
     assert all(v == 0 for k, v in figures.items() if k.startswith("norm/"))
-    assert sum(k.startswith("norm/") for k in figures) == {"block": 3, "module": 6, "matrix": 12}[grouping]
+    assert sum(k.startswith("norm/") for k in figures) == {"block": 3, "module": 6, "matrix": 6}[grouping]
     trained = sum(p.numel() for p in lora.trainable(problem.model))
     total = sum(p.numel() for p in problem.model.parameters())
     assert figures["trained_percent"] == pytest.approx(100 * trained / total)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 4])
+@pytest.mark.parametrize("grouping", ["block", "module", "matrix"])
+def test_the_norms_reported_are_those_of_what_is_added_to_the_weights(problem, grouping, rank):
+    before = {k: v.double().numpy() for k, v in problem.model.state_dict().items()}
+    method, _ = started(problem, grouping=grouping, rank=rank)
+    shake(problem.model)
+    expected = {}
+    for layer, adapter in lora.adapters(problem.model, "task1"):
+        a, b = (p.detach().double().numpy() for p in (adapter.A, adapter.B))
+        name = layer.split(".mlp.")[0] if grouping == "block" else layer
+        expected[name] = expected.get(name, 0.0) + ((b @ a / rank) ** 2).sum()  # s = 1 / rank
+    expected = {f"norm/{name}": square**0.5 for name, square in expected.items()}
+    reported = {k: v for k, v in method.describe(problem, TASK).items() if k.startswith("norm/")}
+    assert reported == pytest.approx(expected, rel=1e-5)  # float32
+    after = lora.fold(problem.model).state_dict()
+    moved = sum(((after[k].double().numpy() - v) ** 2).sum() for k, v in before.items()) ** 0.5
+    assert np.hypot.reduce(list(reported.values())) == pytest.approx(moved, rel=1e-4)  # rounding of W + sBA
 
 
 def test_state_round_trip(problem):

@@ -41,7 +41,7 @@ def by_hand(group, norm):
     elif norm == "B":
         squares = [(b**2).sum() for _, b in arrays]
     else:
-        squares = [((b @ a) ** 2).sum() for a, b in arrays]
+        squares = [((group.scale * (b @ a)) ** 2).sum() for a, b in arrays]
     return math.sqrt(sum(squares))
 
 

@@ -225,16 +225,19 @@ class GSLoRA(Method):
         lora.freeze(problem.model, task.name)
 
     def describe(self, problem: Problem, task: Task) -> dict[str, float]:
-        """Return the zero-group ratio, each group's norm, and the trained share in percent."""
-        groups = lora.groups(problem.model, task.name, self.config.grouping)
-        trained = sum(group.size for group in groups)
+        """Return the zero-group ratio, the trained share in percent, and the norms of the update.
+
+        ``norm/NAME`` is ‖s·B·A‖ of one group; a matrix alone has no update, so where each matrix is a
+        group it is that of one layer.
+        """
+        name, grouping = task.name, self.config.grouping
+        groups = lora.groups(problem.model, name, grouping)
+        updates = lora.groups(problem.model, name, "module") if grouping == "matrix" else groups
         total = sum(p.numel() for p in problem.model.parameters())
-        kind: GroupNorm = "parameters" if self.config.grouping == "matrix" else "product"
-        norms = {f"norm/{g.name}": float(group_norm(g, kind).detach()) for g in groups}
         return {
             "zero_group_ratio": zero_group_ratio(groups),
-            "trained_percent": 100.0 * trained / total,
-            **norms,
+            "trained_percent": 100.0 * sum(group.size for group in groups) / total,
+            **{f"norm/{g.name}": float(group_norm(g, "product").detach()) for g in updates},
         }
 
     def state_dict(self, problem: Problem) -> dict[str, Tensor]:
