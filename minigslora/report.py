@@ -291,7 +291,7 @@ def _add_pictures(page: Page, erasure: Erasure, before: Tensor, out: Path) -> No
         page.heading("Where the model was changed")
         page.figure(
             plots.group_norms(found),
-            "Norm of the low-rank update s·B·A of each group; a group at 0 has exactly the pre-trained weights.",
+            "Norm of each group's low-rank update s·B·A; a group at 0 has exactly the pre-trained weights.",
             "Bars of the norm of the update of each group",
         )
 

@@ -8,8 +8,9 @@ Kept in the loss it shrinks groups but never reaches zero. The proximal step doe
 
     θ_g ← θ_g · max(0, 1 − τ_g / ‖θ_g‖₂),   τ_g = η α √|g|                   (3.2)
 
-with the learning rate η and |g| parameters in the group. AdamW moves a group by about η√|g| a step,
-so α is of order 1 whatever the width and the grouping. This module knows nothing of models.
+with the learning rate η and |g| parameters in the group: the proximal step of α Σ_g √|g| ‖θ_g‖₂ (3.5).
+AdamW moves a group by about η√|g| a step at most (3.4), so α is of order 1 whatever the width and the
+grouping. This module knows nothing of models.
 """
 
 from __future__ import annotations

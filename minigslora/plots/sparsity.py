@@ -17,7 +17,7 @@ from minigslora.plots.style import COLOURS, verbatim
 
 @verbatim
 def group_norms(norms: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Show each group's norm of the update per request as bars; a group at zero is marked "0".
+    """Show each group's norm of the update s·B·A per request as bars; a group at zero is marked "0".
 
     Args:
         norms: for each request, the norm of each group by name.
@@ -32,7 +32,7 @@ def group_norms(norms: Mapping[str, Mapping[str, float]]) -> Figure:
             if values[name] == 0:
                 ax.text(x, 0, "0", ha="center", va="bottom", fontsize=9)
     ax.set_xticks(range(len(names)), names, rotation=30 if len(names) > 8 else 0)
-    ax.set_ylabel("norm of the update")
+    ax.set_ylabel("norm of the update s·B·A")
     ax.set_xlabel("group")
     if len(norms) > 1:
         ax.legend()
@@ -113,7 +113,7 @@ def _heat(
     """Draw a heat map of norms, column by column, its scale in ``bar``; exact zeros are white with a 0."""
     rows = list(next(iter(table.values())))
     values = [[column[row] for column in table.values()] for row in rows]
-    shown = [["0" if v == 0 else f"{v:.2f}" for v in line] for line in values]
+    shown = [["0" if v == 0 else "<0.01" if v < 0.005 else f"{v:.2f}" for v in line] for line in values]
     sns.heatmap(
         np.array(values),
         ax=ax,
@@ -129,7 +129,7 @@ def _heat(
         yticklabels=rows,
         cbar=bar is not None,
         cbar_ax=bar,
-        cbar_kws={"label": "norm of the update"},
+        cbar_kws={"label": "norm of the update s·B·A"},
     )
     ax.grid(visible=False)
     ax.set_facecolor("white")
