@@ -1,0 +1,53 @@
+"""How long the notebooks take by the clock: what the README and the notebooks' first cells say.
+
+    uv run python benchmarks/times.py --profile cpu 00 02
+
+runs notebooks one after the other, each from a fresh kernel, and writes their seconds to
+``notebooks/times.json``. tests/test_times.py holds the texts to that file. Nothing else should run meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from minigslora import runs
+from minigslora.files import write_json
+
+TIMES = Path(__file__).resolve().parents[1] / "notebooks" / "times.json"
+
+
+def measure(notebook: Path, profile: str) -> float:
+    """Return the seconds of one run, from starting its kernel to its result."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        runs.run_notebook(notebook, {"profile": profile}, out=Path(folder) / "run")
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebooks", nargs="*", help="their numbers; all by default")
+    parser.add_argument("--profile", choices=("smoke", "cpu"), default="cpu")
+    arguments = parser.parse_args()
+    every = sorted(path.stem for path in TIMES.parent.glob("*.ipynb"))
+    for name in every:
+        if arguments.notebooks and name[:2] not in arguments.notebooks:
+            continue
+        seconds = measure(TIMES.parent / f"{name}.ipynb", arguments.profile)
+        table = json.loads(TIMES.read_text(encoding="utf-8"))
+        table[name] |= {arguments.profile: round(seconds)}
+        if arguments.profile == "cpu":
+            table[name] |= {"threads": torch.get_num_threads()}
+        write_json(TIMES, table)
+        print(f"{name}, {arguments.profile}: {seconds:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
