@@ -32,7 +32,8 @@ def measure(notebook: Path, profile: str) -> float:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     parser.add_argument("notebooks", nargs="*", help="their numbers; all by default")
     parser.add_argument("--profile", choices=("smoke", "cpu"), default="cpu")
     arguments = parser.parse_args()
