@@ -1,20 +1,19 @@
-"""How long the notebooks take by the clock: what the README and the notebooks' first cells say.
+"""How long the notebooks take: what the README and the notebooks' first cells say.
 
     uv run python benchmarks/times.py --profile cpu 00 02
 
-runs notebooks one after the other, each from a fresh kernel, and writes their seconds to
-``notebooks/times.json``. tests/test_times.py holds the texts to that file. Nothing else should run meanwhile.
+runs notebooks one after the other, each from a fresh kernel with one thread, and writes the processor's
+seconds to ``notebooks/times.json``; they are the clock's where nothing else runs. tests/test_times.py holds
+the texts to that file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
-import time
 from pathlib import Path
-
-import torch
 
 from minigslora import runs
 from minigslora.files import write_json
@@ -23,11 +22,13 @@ TIMES = Path(__file__).resolve().parents[1] / "notebooks" / "times.json"
 
 
 def measure(notebook: Path, profile: str) -> float:
-    """Return the seconds of one run, from starting its kernel to its result."""
+    """Return the processor's seconds of one run, from starting its kernel to its result."""
     with tempfile.TemporaryDirectory() as folder:
-        began = time.perf_counter()
-        runs.run_notebook(notebook, {"profile": profile}, out=Path(folder) / "run")
-        return time.perf_counter() - began
+        before = os.times()
+        one = {"OMP_NUM_THREADS": "1"}
+        runs.run_notebook(notebook, {"profile": profile}, out=Path(folder) / "run", environment=one)
+        after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def main() -> None:
@@ -43,9 +44,9 @@ def main() -> None:
             continue
         seconds = measure(TIMES.parent / f"{name}.ipynb", arguments.profile)
         table = json.loads(TIMES.read_text(encoding="utf-8"))
-        table[name] |= {arguments.profile: round(seconds)}
-        if arguments.profile == "cpu":
-            table[name] |= {"threads": torch.get_num_threads()}
+        table[name] |= {arguments.profile: round(seconds)} | (
+            {"threads": 1} if arguments.profile == "cpu" else {}
+        )
         write_json(TIMES, table)
         print(f"{name}, {arguments.profile}: {seconds:.0f} s", flush=True)
 
