@@ -500,13 +500,14 @@ WORDS = (
 SETTINGS = (
     "", "=", "x", "epochs", "=1", "epochs=", "epochs=0", "epochs=-1", "epochs=1.5", "epochs=nan",
     "epochs=1e400", "epochs=[1]", "epochs=a", "epochs=010", "epochs=2024-01-01", "epochs={a: 1}",
-    "epochs=!!python/object:os.system", "epochs=&a [*a]", "epochs=*a", "epochs=\t", "lr=0", "lr=-1",
-    "lr=.nan", "lr=.inf", "lr=1e30", "lr=1e-400", "rank=0", "rank=9999999", "rank=2.0", "alpha=1e300",
-    "method=gslora", "batch_retain=0", "batch_retain=99999999999", "seed=1", "optimizer=sgd", "schedule=x",
-    "clip=-1", "dropout=2", "ewc/lr=x", "/=1", "a/b/c=1", "depth=3", "checkpoint_path=vit.pth",
-    "num_classes=4", "nothing/epochs=1", "groups=x", "precision=fp64", "device=cpu", "compile=maybe",
-    "averaged_epochs=9", "profile=x", "names=[a, [b]]", "lr=" + "[" * 500, "x=" + "a" * 3000, "é=1",
-    "\ud800=1", "epochs=\ud800", "weights=~nobody/x", "names=",
+    "epochs=!!python/object:os.system", "epochs=&a [*a]", "epochs=[&a [*a]]", "epochs=[!!binary aGk=]",
+    "epochs=" + "9" * 5000, "epochs=*a", "epochs=\t", "lr=0", "lr=-1", "lr=.nan", "lr=.inf", "lr=1e30",
+    "lr=1e-400", "rank=0", "rank=9999999", "rank=2.0", "alpha=1e300", "method=gslora", "batch_retain=0",
+    "batch_retain=99999999999", "seed=1", "optimizer=sgd", "schedule=x", "clip=-1", "dropout=2",
+    "ewc/lr=x", "/=1", "a/b/c=1", "depth=3", "checkpoint_path=vit.pth", "num_classes=4",
+    "nothing/epochs=1", "groups=x", "precision=fp64", "device=cpu", "compile=maybe", "averaged_epochs=9",
+    "profile=x", "names=[a, [b]]", "lr=" + "[" * 500, "x=" + "a" * 3000, "é=1", "\ud800=1",
+    "epochs=\ud800", "weights=~nobody/x", "names=",
 )  # fmt: skip
 PRECIOUS = ("old/erased.safetensors", "old", "face.safetensors", "old/report.html") * 4
 VALUES: dict[str, tuple[str, ...]] = {
@@ -518,6 +519,8 @@ OPTIONS = (
     "--help", "--x", "--out", "--seed", "--device", "--set", "-p", "--profile", "--epochs", "--model",
     "--finalize", "--image-size", "--check", "--class-names", "--model-args",
 )  # fmt: skip
+NAMES = ("ant\udcff", "$^$", "a, b", "10", "-x", " ant ", "Ä🦊", "<b>", "%s", "_", "a" * 200, "ant.", "#1")
+"""Of a class's folder; the first holds a byte that is no character."""
 VARIABLES = ("MINIGSLORA_DATA", "MINIGSLORA_RUNS", "MINIGSLORA_PROFILE", "HOME", "XDG_CACHE_HOME", "TMPDIR")
 LONG = ("--epochs", "--seeds", "--jobs")
 """Options whose large values ask for days of work, and would get it."""
@@ -567,7 +570,10 @@ def strange_command(rng: random.Random) -> Case:
         words = _changed(words, rng)
     variables = {rng.choice(VARIABLES): rng.choice(PATHS)} if rng.random() < 0.1 else {}
     encoding = rng.choice(("utf-8", "utf-8", "utf-8", "cp1252", "ascii"))
-    return desk(), partial(run_command, words, variables, encoding)
+    files, name = desk(), rng.choice((*["ant"] * 9, *NAMES))
+    files = {path.replace("/ant/", f"/{name}/"): data for path, data in files.items()}
+    words = [name if word == "ant" else word for word in words]
+    return files, partial(run_command, words, variables, encoding)
 
 
 def _changed(words: list[str], rng: random.Random) -> list[str]:

@@ -140,9 +140,9 @@ def _cannot_write(path: Path, problem: Exception) -> OutputError:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole."""
+    """Write a text file whole; bytes of a file name that are no character stand as their codes."""
     with written_whole(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -161,8 +161,10 @@ def read_lines(path: Path) -> list[str]:
     Raises:
         DataError: where there is no such file, it is no text, or nothing is in it.
     """
+    if (path := path.expanduser()).exists() and not path.is_file():  # a device may never end
+        raise DataError(f"{path} is no file; write one name a line into one")
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise DataError(
             f"{path} cannot be read as a list of names ({problem}); write one name a line"

@@ -20,7 +20,7 @@ LENGTH = 16
 
 def fingerprint_of(text: str) -> str:
     """Return the fingerprint of a text."""
-    return hashlib.sha256(text.encode()).hexdigest()[:LENGTH]
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:LENGTH]
 
 
 def fingerprint_of_file(path: Path) -> str:
@@ -73,5 +73,5 @@ def library_fingerprint() -> str:
     for root, pattern in parts:
         files = {path.relative_to(root).as_posix(): path for path in root.glob(pattern)}
         for name, path in sorted(files.items()):
-            digest.update(f"{name}\0{sha256(path)}\n".encode())
+            digest.update(f"{name}\0{sha256(path)}\n".encode(errors="backslashreplace"))
     return f"{__version__}-{digest.hexdigest()[:LENGTH]}"

@@ -250,7 +250,7 @@ def write(
     if further:
         page.text(further)
     with written_whole(out / "table.csv") as temporary:
-        erasure.table().to_csv(temporary)
+        erasure.table().to_csv(temporary, errors="backslashreplace")
     page.write(out / "report.html")
     return out / "report.html"
 

@@ -16,7 +16,7 @@ import torch
 def stream_seed(seed: int, *key: str | int) -> int:
     """Return a 63-bit seed for the stream named by ``key`` under ``seed``."""
     text = "/".join(map(str, (seed, *key)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(hashlib.sha256(text.encode(errors="backslashreplace")).digest()[:8], "big") >> 1
 
 
 class Streams:

@@ -30,8 +30,16 @@ SCALARS: dict[str, tuple[re.Pattern[str], str, Callable[[str], Any]]] = {
 class _Flow(yaml.SafeLoader):
     """Reads lists and mappings whose scalars are :data:`SCALARS`, or text.
 
-    YAML 1.1's further ones surprise: 010 is 8 there, 12:30 is 750, no is false.
+    YAML 1.1's further ones surprise: 010 is 8 there, 12:30 is 750, no is false. Its references can make a
+    value that never ends, its tags one that is none of ours.
     """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Refuse references and tags."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.anchor is not None or getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError("no references, no tags")
+        return super().compose_node(parent, index)
 
 
 _Flow.yaml_implicit_resolvers = {}
@@ -53,11 +61,12 @@ def read_value(text: str) -> Any:
     if text[:1] in ("[", "{") or re.fullmatch(r"\".*\"|'.*'", text, re.DOTALL):
         try:
             return yaml.load(text, _Flow)
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             raise ConfigError(f'{text!r} is no [list] and no {{mapping}}; for text, write "{text}"') from None
     for pattern, _, convert in SCALARS.values():
         if pattern.fullmatch(text.strip()):
-            return convert(text.strip())
+            with contextlib.suppress(ValueError):  # of thousands of digits
+                return convert(text.strip())
     return expand_home(text)
 
 

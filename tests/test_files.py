@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from minigslora import files
-from minigslora.errors import ModelError, OutputError
+from minigslora.errors import DataError, ModelError, OutputError
 
 
 def names(folder):
@@ -154,3 +155,16 @@ def test_what_ships_has_the_recorded_hash():
     assert files.sha256(files.shipped_root() / record["file"]) == record["sha256"]
     with safe_open(files.shipped_root() / record["file"], framework="pt") as file:
         assert "card" in (file.metadata() or {})
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no devices")
+def test_a_list_of_names_is_no_device_that_never_ends():
+    with pytest.raises(DataError, match=r"/dev/zero is no file; write one name a line into one"):
+        files.read_lines(Path("/dev/zero"))
+
+
+def test_bytes_of_a_file_name_that_are_no_character_are_written_as_their_codes(tmp_path):
+    files.write_json(tmp_path / "names.json", {"class": "ant\udcff"})
+    assert files.read_json(tmp_path / "names.json") == {"class": "ant\udcff"}
+    files.write_text(tmp_path / "names.txt", "ant\udcff")
+    assert (tmp_path / "names.txt").read_text() == "ant\\udcff"

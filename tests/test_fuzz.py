@@ -43,6 +43,17 @@ def test_every_command_line_that_is_changed_was_sound(words, tmp_path):
     assert fuzz.run_command(words, {}, "utf-8", folder) in allowed.get(words[0], ("exit 0",))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are text")
+@pytest.mark.parametrize("name", fuzz.NAMES)
+def test_a_class_is_called_what_its_folder_is_called(name, tmp_path):
+    (folder := tmp_path / "work").mkdir()
+    for path, data in fuzz.desk().items():
+        own = folder / path.replace("/ant/", f"/{name}/")
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.write_bytes(data)
+    assert fuzz.run_command(fuzz.COMMANDS[1].split(), {}, "utf-8", folder) in ("exit 0", "exit 3")
+
+
 def breaks(folder):
     raise TypeError("an exception of Python's own")
 

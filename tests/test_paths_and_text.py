@@ -143,10 +143,21 @@ def test_what_asks_for_true_or_false_takes_no_other_word(text):
         parse_value("flip", read_value(text), bool)
 
 
-@pytest.mark.parametrize("text", ["[1", "{a", "[1] and", "[!!python/name:os.system]", "[*x]"])
+ENDLESS = {"references": "[&a [*a]]", "depth": "[" * 500, "both": "[&a {b: *a}]"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[1", "{a", "[1] and", "[!!python/name:os.system]", "[!!binary aGk=]", "[*x]", *ENDLESS.values()],
+)
 def test_what_begins_like_a_list_and_is_none_is_refused(text):
     with pytest.raises(ConfigError, match=r"is no \[list\] and no \{mapping\}; for text, write"):
         read_value(text)
+
+
+def test_a_number_of_thousands_of_digits_is_refused_by_its_key():
+    with pytest.raises(ConfigError, match=r"epochs = inf; expected a whole number"):
+        parse_value("epochs", read_value("9" * 5000), int)
 
 
 def test_papermill_reads_back_what_was_typed(tmp_path):

@@ -77,7 +77,8 @@ def verbatim(draw: Callable[P, T]) -> Callable[P, T]:
 def _escaped(value: Any) -> Any:
     if isinstance(value, str):
         unseen = "\u200b" if value.startswith("_") else ""
-        return unseen + value.replace("$", r"\$")
+        drawable = value.encode(errors="replace").decode()  # file names may hold bytes that are no character
+        return unseen + drawable.replace("$", r"\$")
     if isinstance(value, Mapping):
         return {_escaped(key): _escaped(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
