@@ -44,15 +44,16 @@ from PIL import Image
 from safetensors.torch import save
 from torch import Tensor
 
-from minigslora import __main__ as command_line
-from minigslora import runs
-from minigslora.datasets import detection, folders, mini_faces, pictures, registry
+from minigslora import cli as command_line
+from minigslora.course import runs
+from minigslora.datasets import detection, folders, pictures, registry
 from minigslora.datasets.detection import DetectionData
+from minigslora.datasets.rendered import mini_faces
 from minigslora.errors import MiniGSLoRAError, ModelError
 from minigslora.files import load_tensors
 from minigslora.models import checkpoint, pretrained
-from minigslora.models.face import FaceConfig, face_transformer
-from minigslora.models.official import import_official
+from minigslora.models.released import import_official
+from minigslora.models.vit import FaceConfig, face_transformer
 from minigslora.reproduction import engines
 
 COUNTS = {"images": 2000, "coco": 500, "voc": 500, "checkpoints": 500, "commands": 200}

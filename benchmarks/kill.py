@@ -35,10 +35,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from minigslora import __main__ as command_line
+from minigslora import cli as command_line
 from minigslora import files
 from minigslora.models import checkpoint
-from minigslora.models.face import FaceConfig, face_transformer
+from minigslora.models.vit import FaceConfig, face_transformer
 
 CLASSES = ("ant", "bee", "cat", "dog", "elk", "fox")
 REQUESTS = ("ant", "cat", "dog", "fox")
@@ -47,7 +47,7 @@ SETTINGS = ("epochs=4", "batch_retain=8", "batch_forget=4", "lr=3e-3")
 LOCKS = {".lock", ".holder", "tasks/.lock", "tasks/.holder"}
 """Files that say which process is at work."""
 IN_CHILDREN = (
-    "minigslora.__main__",
+    "minigslora.cli",
     "minigslora.erasure",
     "minigslora.report",
     "minigslora.datasets.registry",

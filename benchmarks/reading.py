@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
-from minigslora.models.reading import read_by_matrix
+from minigslora.models.deformable_attention import read_by_matrix
 
 IMAGES, HEADS, DIM, POINTS = 20, 3, 32, 2
 

@@ -41,21 +41,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigslora import lora
-from minigslora.contracts import Progress, Task
+from minigslora.course.runs import device_name, versions
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.device import fast_bf16
 from minigslora.erasure import input_size
 from minigslora.errors import ModelError
 from minigslora.files import write_json
-from minigslora.forgetting import EpochOrder, make_optimizer, train_step
 from minigslora.methods import create
 from minigslora.methods.gslora import logit_spread
 from minigslora.methods.gslora_pp import class_prototypes
 from minigslora.models.checkpoint import load_shipped, timm_model
-from minigslora.models.face import MINI_FACE, face_transformer
+from minigslora.models.vit import MINI_FACE, face_transformer
 from minigslora.problems.classification import Classification
-from minigslora.runs import device_name, versions
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
+from minigslora.training import EpochOrder, make_optimizer, train_step
 
 Step = Callable[[], None]
 

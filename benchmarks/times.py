@@ -15,7 +15,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from minigslora import runs
+from minigslora.course import runs
 from minigslora.files import write_json
 
 TIMES = Path(__file__).resolve().parents[1] / "notebooks" / "times.json"

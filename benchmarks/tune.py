@@ -30,16 +30,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that 
 from torch import nn
 
 from minigslora import methods
-from minigslora.__main__ import parse_pairs
+from minigslora.cli import parse_pairs
 from minigslora.datasets import registry
 from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet
-from minigslora.datasets.splits import Setting, plan
 from minigslora.errors import ConfigError, MiniGSLoRAError, TrainingDiverged
-from minigslora.forgetting import forget_sequence
 from minigslora.models import checkpoint
 from minigslora.problems.detection import CHOICES, Detection
 from minigslora.reproduction import benchmark
+from minigslora.tasks import Setting, plan
+from minigslora.training import forget_sequence
 
 METRICS = ("h", "acc_r", "acc_f", "acc_o", "acc_m")
 OF_BOXES = ("h50", "ap50_r_before", "ap50_r", "ap50_f", "ap50_o")

@@ -17,16 +17,16 @@ import torch
 from step import resident
 
 from minigslora import lora
+from minigslora.course.runs import device_name
 from minigslora.datasets.images import DataSet, ImageSet
-from minigslora.datasets.splits import Setting, plan
-from minigslora.forgetting import forget_sequence
 from minigslora.methods import create
 from minigslora.models.checkpoint import timm_model
+from minigslora.models.head_slicing import slice_head
 from minigslora.models.pretrained import imagenet_classes
-from minigslora.models.sliced import slice_head
 from minigslora.problems.classification import Classification, Outside
-from minigslora.runs import device_name
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Setting, plan
+from minigslora.training import forget_sequence
 
 
 def random_images(classes: tuple[str, ...], each: int, size: int, name: str) -> ImageSet:

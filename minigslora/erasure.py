@@ -22,19 +22,19 @@ from torch import nn
 from minigslora import __version__, ledger, lora
 from minigslora.class_order import in_heads_order, require_same_order, some
 from minigslora.config import parse_value
-from minigslora.contracts import Method, Task, TaskReport
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet
-from minigslora.datasets.splits import Plan, Setting, check_requests, plan_requests, without
 from minigslora.device import Precision
 from minigslora.errors import DataError, MiniGSLoRAError, ModelError
 from minigslora.files import save_tensors
-from minigslora.forgetting import forget_sequence, origin_of
 from minigslora.methods import create
+from minigslora.methods.base import Method
 from minigslora.metrics import with_h
 from minigslora.models.checkpoint import card_of
 from minigslora.models.heads import CosineHead
 from minigslora.problems.classification import Classification
+from minigslora.tasks import Plan, Setting, Task, TaskReport, check_requests, plan_requests, without
+from minigslora.training import forget_sequence, origin_of
 
 _RUN = "_minigslora_run"
 """A model's attribute: the :class:`Run` that it was edited by last."""

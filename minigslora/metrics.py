@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from minigslora.contracts import Task
 from minigslora.errors import DataError
+from minigslora.tasks import Task
 
 if TYPE_CHECKING:
     from minigslora.datasets.detection import Objects

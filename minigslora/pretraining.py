@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minigslora.config import AtLeastOne, Count, NonNegative, Seed, Share, parse_fields, parse_value
-from minigslora.contracts import Batch
+from minigslora.course.runs import device_name, versions
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.device import Precision, autocast, pick_device, seeded
@@ -30,14 +30,13 @@ from minigslora.erasure import normalisation
 from minigslora.errors import ConfigError, DataError, TrainingDiverged
 from minigslora.files import require_writable, sha256, write_json
 from minigslora.models import checkpoint
-from minigslora.models.detection import MINI_SCENES, DetectorConfig, frozen_norms, trainable_norms
-from minigslora.models.face import MINI_FACE, FaceConfig
+from minigslora.models.detr import MINI_SCENES, DetectorConfig, frozen_norms, trainable_norms
 from minigslora.models.heads import CosineHead
-from minigslora.models.small import MINI_GLYPH, VitConfig
+from minigslora.models.vit import MINI_FACE, MINI_GLYPH, FaceConfig, VitConfig
+from minigslora.problems.base import Batch
 from minigslora.problems.classification import Classification
 from minigslora.problems.detection import Detection
-from minigslora.runs import device_name, versions
-from minigslora.streams import Streams
+from minigslora.rng import Streams
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ from test_methods import cross_entropy
 from torch import nn
 
 from minigslora import lora, methods
-from minigslora.contracts import Batch, Progress, Task
 from minigslora.datasets.images import DataSet, ImageSet
-from minigslora.datasets.splits import Plan, Setting, plan
 from minigslora.errors import ConfigError, DataError, ModelError
-from minigslora.forgetting import forget_sequence
 from minigslora.methods.fdr import FDR, FDRConfig
 from minigslora.methods.finetuning import Relabel, present
 from minigslora.methods.lirf import lower_half
 from minigslora.methods.lwf import soft_cross_entropy, twice_log
+from minigslora.problems.base import Batch
 from minigslora.problems.classification import Classification, Outputs
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Plan, Progress, Setting, Task, plan
+from minigslora.training import forget_sequence
 
 CPU = torch.device("cpu")
 TASK = Task(

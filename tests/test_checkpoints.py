@@ -21,16 +21,16 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from minigslora import lora
-from minigslora.__main__ import main
-from minigslora.datasets import mini_scenes
+from minigslora.cli import main
+from minigslora.datasets.rendered import mini_scenes
 from minigslora.erasure import forget
 from minigslora.errors import DataError, MiniGSLoRAError, ModelError
 from minigslora.files import load_tensors, plain_names, save_tensors
 from minigslora.models import checkpoint, fresh, pretrained
-from minigslora.models.detection import configured
+from minigslora.models.detr import configured
 from minigslora.problems.classification import Classification
 from minigslora.problems.detection import Detection
-from minigslora.streams import Streams
+from minigslora.rng import Streams
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 NAME = "vit_tiny_patch16_224"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minigslora import class_order, forget
-from minigslora.__main__ import main
+from minigslora.cli import main
 from minigslora.datasets import folders
 from minigslora.errors import DataError
 from minigslora.models import checkpoint

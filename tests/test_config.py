@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigslora.config import from_mapping, parse_fields, parse_value
-from minigslora.contracts import Training
 from minigslora.errors import ConfigError
+from minigslora.methods.base import Training
 
 
 @dataclass(frozen=True)

@@ -14,24 +14,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from minigslora import erasure, lora, methods, recipes
-from minigslora.contracts import Progress, Task
-from minigslora.datasets import detection, mini_scenes, registry
+from minigslora.datasets import detection, registry
 from minigslora.datasets.detection import Objects, from_coco, load_coco, load_voc, objects_of
-from minigslora.datasets.splits import Setting, class_order, plan, plan_requests
+from minigslora.datasets.rendered import mini_scenes
 from minigslora.errors import ConfigError, DataError, ModelError
 from minigslora.files import load_tensors, save_tensors
-from minigslora.forgetting import forget_sequence, train_task
 from minigslora.methods.gslora import Bound, BoundedConfig, bounded_terms
-from minigslora.metrics import (
-    Boxes,
-    average_precisions,
-    coco_results,
-    coco_truth,
-    detection_metrics,
-    with_h,
-)
+from minigslora.metrics import Boxes, average_precisions, coco_results, coco_truth, detection_metrics, with_h
 from minigslora.models import checkpoint
-from minigslora.models.detection import (
+from minigslora.models.detr import (
     DetectorConfig,
     deformable_detr,
     frozen_norms,
@@ -43,7 +34,9 @@ from minigslora.models.detection import (
 from minigslora.pretraining import Pretraining, Recipe, make_checkpoint, pretrain, recipe_for
 from minigslora.problems.detection import CHOICES, Detection, augment
 from minigslora.reproduction import benchmark, published
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Setting, Task, class_order, plan, plan_requests
+from minigslora.training import forget_sequence, train_task
 
 EVERYTHING = tuple(range(15))
 QUICK = {"epochs": 1, "updates": 0, "batch_retain": 4, "batch_forget": 4, "rank": 2}

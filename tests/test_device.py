@@ -5,13 +5,13 @@ import tiny
 import torch
 
 from minigslora import lora, methods
-from minigslora.datasets.splits import Setting, plan
 from minigslora.device import autocast, choose_attention, cpu_has_bf16, fast_bf16, pick_device
 from minigslora.errors import ConfigError
-from minigslora.forgetting import check_defined, forget_sequence, train_task
 from minigslora.methods.gslora_pp import GSLoRAPlusPlus
+from minigslora.rng import Streams
 from minigslora.sparsity import ProximalStep, zero_groups
-from minigslora.streams import Streams
+from minigslora.tasks import Setting, plan
+from minigslora.training import check_defined, forget_sequence, train_task
 
 CPU = torch.device("cpu")
 

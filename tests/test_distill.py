@@ -8,15 +8,14 @@ import pytest
 import torch
 
 from minigslora import lora
-from minigslora.contracts import Progress
-from minigslora.datasets import mini_faces
-from minigslora.datasets.splits import Plan, Setting, plan
+from minigslora.datasets.rendered import mini_faces
 from minigslora.errors import ConfigError, DataError
-from minigslora.forgetting import EpochOrder, forget_sequence
 from minigslora.methods import create
-from minigslora.models.face import FaceConfig, face_transformer
+from minigslora.models.vit import FaceConfig, face_transformer
 from minigslora.problems.classification import Classification
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Plan, Progress, Setting, plan
+from minigslora.training import EpochOrder, forget_sequence
 
 
 def problem_and_task():

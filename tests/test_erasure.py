@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 
 import minigslora
 from minigslora import lora, report
-from minigslora.contracts import TaskReport
 from minigslora.erasure import Erasure, as_requests, forget, input_size, normalisation
 from minigslora.errors import ConfigError, DataError, MiniGSLoRAError, ModelError
 from minigslora.methods.gslora import GSLoRA
 from minigslora.models import checkpoint
 from minigslora.report import forgotten
+from minigslora.tasks import TaskReport
 
 QUICK = {**tiny.QUICK, "watch": False, "check": False, "device": "cpu", "precision": "fp32", "ratio": 0.5}
 TIMM = {"img_size": 32, "depth": 2, "embed_dim": 32, "num_heads": 2}

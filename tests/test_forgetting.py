@@ -13,12 +13,12 @@ import torch
 from torch._dynamo.exc import BackendCompilerFailed
 
 from minigslora import files, lora, methods
-from minigslora.contracts import Method, Task
-from minigslora.datasets.splits import Setting, plan
 from minigslora.errors import ConfigError, DataError, ModelError, OutputError, TrainingDiverged
-from minigslora.forgetting import Average, EpochOrder, RunFolder, forget_sequence, learning_rate, train_task
+from minigslora.methods.base import Method
 from minigslora.methods.gslora import GSLoRA
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Setting, Task, plan
+from minigslora.training import Average, EpochOrder, RunFolder, forget_sequence, learning_rate, train_task
 
 CPU = torch.device("cpu")
 SETTING = Setting(requests=(1, 2), ratio=0.5)

@@ -20,12 +20,13 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from minigslora import doctor, erasure, report
-from minigslora.__main__ import main, parse_pairs, split_classes
-from minigslora.datasets import folders, images, mini_faces, mini_glyphs, registry
+from minigslora.cli import main, parse_pairs, split_classes
+from minigslora.datasets import folders, images, registry
+from minigslora.datasets.rendered import mini_faces, mini_glyphs
 from minigslora.errors import ConfigError, OutputError
 from minigslora.files import require_writable, sha256, shipped_root
 from minigslora.models import checkpoint
-from minigslora.models.face import FaceConfig, face_transformer
+from minigslora.models.vit import FaceConfig, face_transformer
 from minigslora.pretraining import RECIPES, Pretraining, make_checkpoint, recipe_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -390,7 +391,7 @@ def test_a_class_with_a_comma_may_stand_alone(photos, tmp_path):
 
 
 def test_help_is_quick_and_lists_the_commands():
-    code = "import sys, minigslora.__main__ as m; print('torch' in sys.modules); m.main(['--help'])"
+    code = "import sys, minigslora.cli as m; print('torch' in sys.modules); m.main(['--help'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.startswith("False")
     for command in ("quickstart", "forget", "pretrain", "run", "doctor"):

@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from test_sliced import ALL, TASK, sliced_problem
 
 from minigslora import lora
-from minigslora.contracts import Progress
 from minigslora.datasets.images import medley
-from minigslora.datasets.splits import Setting, plan
 from minigslora.errors import ConfigError
-from minigslora.forgetting import train_task
 from minigslora.methods import create
-from minigslora.methods.holding import Hold
-from minigslora.streams import Streams
+from minigslora.methods.hold import Hold
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Setting, plan
+from minigslora.training import train_task
 
 SETTING = Setting(requests=(2, 1), ratio=0.5)
 

@@ -12,8 +12,9 @@ import torchvision
 from matplotlib.ft2font import FT2Font
 from test_folders import photo, tree
 
-from minigslora.datasets import cifar, imagenet, mini_glyphs, olivetti, registry
+from minigslora.datasets import cifar, imagenet, olivetti, registry
 from minigslora.datasets.images import augment
+from minigslora.datasets.rendered import mini_glyphs
 from minigslora.errors import DataError
 from minigslora.pretraining import make_checkpoint, recipe_for
 

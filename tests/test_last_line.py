@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from minigslora import __main__ as cli
-from minigslora import doctor
+from minigslora import cli, doctor
 from minigslora.datasets import registry
 
 

@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minigslora import forget, ledger, lora
-from minigslora.__main__ import main
-from minigslora.datasets.splits import Plan
+from minigslora.cli import main
 from minigslora.errors import DataError, MiniGSLoRAError, ModelError, OutputError
 from minigslora.files import load_tensors, sha256
 from minigslora.methods.gslora import GSLoRA
 from minigslora.models import checkpoint
+from minigslora.tasks import Plan
 
 QUICK = {**tiny.QUICK, "ratio": 0.5, "device": "cpu", "precision": "fp32", "watch": False, "check": False}
 NAMES = ("blue", "gold", "green", "red")
@@ -299,7 +299,7 @@ def test_another_run_in_the_same_folder_is_refused_by_what_differs(tmp_path, mon
     if std := change.pop("card", None):
         checkpoint.set_card(model, checkpoint.Card({"kind": "face"}, (), (0.0,) * 3, std))
     if newer := change.pop("library", None):
-        monkeypatch.setattr("minigslora.forgetting.library_fingerprint", lambda: newer)
+        monkeypatch.setattr("minigslora.training.library_fingerprint", lambda: newer)
     with pytest.raises(OutputError, match=rf"holds another run \(its .*{differs}.* differ\); choose another"):
         forget(model, data, ["person-001"], out=tmp_path / "run", **{**QUICK, **change})
     assert all(f.read_bytes() == before for f, before in files.items())
@@ -341,7 +341,7 @@ def test_a_damaged_run_folder_is_one_clear_line(tmp_path, file, content):
 
 
 def test_a_plan_of_which_a_request_was_taken_back():
-    from minigslora.datasets.splits import without
+    from minigslora.tasks import without
 
     done = forget(copy.deepcopy(tiny.face_model()), tiny.faces(), REQUESTS, **QUICK)
     left = without(done.plan, "task1", [1])

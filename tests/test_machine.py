@@ -11,17 +11,16 @@ import torch
 from torch import nn
 
 from minigslora import lora, methods
-from minigslora.contracts import Progress
-from minigslora.datasets.splits import Setting, plan
 from minigslora.device import CUBLAS, pick_device, seeded
 from minigslora.errors import ConfigError, TrainingDiverged
-from minigslora.forgetting import train_task
 from minigslora.methods import create
 from minigslora.methods.finetuning import Taught
-from minigslora.methods.holding import Hold
+from minigslora.methods.hold import Hold
 from minigslora.pretraining import Pretraining, pretrain
 from minigslora.problems.classification import Classification
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Setting, plan
+from minigslora.training import train_task
 
 CPU = torch.device("cpu")
 SETTING = Setting(requests=(2, 1), ratio=0.5)
@@ -110,7 +109,7 @@ DROPPED = tiny.FACE.__class__(**{**vars(tiny.FACE), "dropout": 0.5})
 
 def with_dropout(data):
     """Return a problem whose model drops half of what it sees in training."""
-    from minigslora.models.face import face_transformer
+    from minigslora.models.vit import face_transformer
 
     with seeded(0, CPU):
         model = face_transformer(DROPPED)

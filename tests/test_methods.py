@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigslora import lora, methods
-from minigslora.contracts import Method, Progress, Task
 from minigslora.errors import ConfigError, DataError
+from minigslora.methods.base import Method
 from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, logit_spread, of_task
 from minigslora.methods.gslora_pp import class_prototypes
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
 
 TASK = Task(
     "task1", 0, (0,), (), (1, 2, 3, 4, 5), missing=(5,), retain_images=(13, 30, 44), forget_images=(0, 5)

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigslora.contracts import Task
 from minigslora.errors import DataError
 from minigslora.metrics import (
     class_accuracies,
@@ -16,6 +15,7 @@ from minigslora.metrics import (
     task_metrics,
     with_h,
 )
+from minigslora.tasks import Task
 
 PERCENT = st.floats(0.01, 100)
 

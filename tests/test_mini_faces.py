@@ -5,8 +5,8 @@ import pytest
 import tiny
 import torch
 
-from minigslora.datasets import mini_faces
 from minigslora.datasets.images import augment
+from minigslora.datasets.rendered import mini_faces
 
 
 def test_photographs_do_not_depend_on_what_else_is_rendered():

@@ -9,14 +9,15 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from minigslora import lora
-from minigslora.contracts import Batch, Problem, Task
 from minigslora.errors import ModelError
 from minigslora.files import save_tensors
 from minigslora.models import checkpoint
-from minigslora.models.face import MINI_FACE, FaceConfig, describe, face_transformer
 from minigslora.models.heads import ArcFace, CosFace, CosineHead, margin_logits
+from minigslora.models.vit import MINI_FACE, FaceConfig, describe, face_transformer
+from minigslora.problems.base import Batch, Problem
 from minigslora.problems.classification import Classification
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Task
 
 
 def test_the_published_face_transformer_by_its_numbers():

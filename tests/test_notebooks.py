@@ -8,7 +8,7 @@ import nbformat
 import papermill
 from courses import NOTEBOOKS, ROOT, each_notebook, read
 
-from minigslora import runs
+from minigslora.course import runs
 
 LARGEST = 500_000
 MACHINE_PATH = re.compile(r"(?<![\w.])/(home|root|tmp|Users|work|opt)/|[A-Z]:\\Users")
@@ -87,7 +87,7 @@ def test_outputs_name_no_folder_of_a_machine(path):
 @each_notebook
 def test_pictures_have_a_text_for_who_cannot_see_them(path):
     outputs = json.dumps([cell.outputs for cell in code(path)])
-    assert "image/png" not in re.sub("data:image/png;base64", "", outputs), "use minigslora.plots.show"
+    assert "image/png" not in re.sub("data:image/png;base64", "", outputs), "use minigslora.course.plots.show"
     pictures = re.findall(r"<img [^>]{0,2000}", outputs)
     assert pictures
     assert all(re.match(r'<img alt=\\"[^"\\]{20,}', picture) for picture in pictures)

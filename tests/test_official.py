@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
-from minigslora import __main__ as command_line
+from minigslora import cli as command_line
 from minigslora import lora
 from minigslora.errors import ConfigError, ModelError
 from minigslora.models import checkpoint
-from minigslora.models.face import FaceConfig, describe
 from minigslora.models.heads import ArcFace, CosFace
-from minigslora.models.official import convert_official, import_official, load_official
+from minigslora.models.released import convert_official, import_official, load_official
+from minigslora.models.vit import FaceConfig, describe
 
 IMAGE, PATCH, DIM, MLP, CLASSES, RANK = 16, 8, 128, 96, 7, 4
 QKV = "transformer.layers.1.0.fn.fn.to_qkv"

@@ -5,7 +5,7 @@ import json
 import pytest
 from courses import each_notebook, in_smoke, read
 
-from minigslora import runs
+from minigslora.course import runs
 
 
 @pytest.mark.notebooks

@@ -19,9 +19,10 @@ from papermill.iorw import read_yaml_file
 from test_reproduction import Pretended
 from test_runs import FINISH, write_notebook
 
-from minigslora import doctor, files, plots, runs
-from minigslora.__main__ import main, parse_pairs
+from minigslora import doctor, files
+from minigslora.cli import main, parse_pairs
 from minigslora.config import parse_value
+from minigslora.course import plots, runs
 from minigslora.errors import ConfigError, OutputError
 from minigslora.reproduction import engines, page
 from minigslora.reproduction.benchmark import Contender

@@ -3,7 +3,7 @@
 import torch
 from matplotlib import pyplot as plt
 
-from minigslora import plots
+from minigslora.course import plots
 
 
 def test_texts_of_boxes_on_one_place_do_not_cover_each_other():

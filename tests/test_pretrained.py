@@ -5,7 +5,7 @@ import timm
 import torch
 from torchvision.models import VisionTransformer, get_model
 
-from minigslora.__main__ import main
+from minigslora.cli import main
 from minigslora.errors import ModelError
 from minigslora.files import save_tensors
 from minigslora.models import checkpoint, pretrained

@@ -9,7 +9,7 @@ import torch
 from minigslora.errors import ConfigError, DataError, ModelError, OutputError, TrainingDiverged
 from minigslora.files import read_json, sha256
 from minigslora.models import checkpoint
-from minigslora.models.face import MINI_FACE, face_transformer
+from minigslora.models.vit import MINI_FACE, face_transformer
 from minigslora.pretraining import (
     Pretraining,
     Recipe,

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.deformable_detr.modeling_deformable_detr import MultiScaleDeformableAttention
 
-from minigslora.models import reading
-from minigslora.models.reading import FEW, MatrixReading, read_by_matrix, read_quickly
+from minigslora.models import deformable_attention as reading
+from minigslora.models.deformable_attention import FEW, MatrixReading, read_by_matrix, read_quickly
 
 own = MultiScaleDeformableAttention()
 

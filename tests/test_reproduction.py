@@ -16,10 +16,8 @@ import pytest
 import tiny
 from nbformat.v4 import new_code_cell, new_notebook
 
-from minigslora import __main__ as command_line
+from minigslora import cli as command_line
 from minigslora import methods, recipes
-from minigslora.contracts import TaskReport
-from minigslora.datasets.splits import Setting
 from minigslora.errors import ConfigError, ModelError
 from minigslora.files import sha256
 from minigslora.metrics import h_mean
@@ -27,6 +25,7 @@ from minigslora.models import checkpoint
 from minigslora.reproduction import benchmark, engines, page, published
 from minigslora.reproduction.benchmark import Contender
 from minigslora.reproduction.grid import Grid, read_grid, run_grid
+from minigslora.tasks import Setting, TaskReport
 
 
 @pytest.fixture(autouse=True)
@@ -353,7 +352,7 @@ def test_a_head_without_margin_stands_beside_the_published_as_it_is():
 # --- engines -------------------------------------------------------------------------------------------
 
 SETUP = """
-from minigslora.runs import configure
+from minigslora.course.runs import configure
 
 run = configure("{name}", globals(), cpu={{"wait": 0.0, "log": ""}})
 """

@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from minigslora import runs
+from minigslora.course import runs
 from minigslora.errors import ConfigError, OutputError, RunFailed
 
 CPU = {"epochs": 30, "lr": 1e-3, "requests": [20, 20], "name": "mini", "limit": None, "flip": True}

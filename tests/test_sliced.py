@@ -11,14 +11,14 @@ from torch import nn
 
 from minigslora import lora
 from minigslora.datasets.images import ImageSet
-from minigslora.datasets.splits import Setting, plan
 from minigslora.errors import ModelError
 from minigslora.files import save_tensors
-from minigslora.forgetting import forget_sequence
 from minigslora.methods import create
 from minigslora.models import checkpoint
-from minigslora.models.sliced import restore_head, restored, slice_head
+from minigslora.models.head_slicing import restore_head, restored, slice_head
 from minigslora.problems.classification import Classification, Outside
+from minigslora.tasks import Setting, plan
+from minigslora.training import forget_sequence
 
 ALL = tuple("abcdefghi")
 TASK = ("c", "a", "h", "d", "i", "f")

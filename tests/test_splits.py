@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minigslora import methods, recipes
-from minigslora.contracts import Training
 from minigslora.datasets.images import ImageSet
-from minigslora.datasets.splits import Plan, Setting, class_order, describe, plan, plan_requests
 from minigslora.errors import ConfigError, DataError
+from minigslora.methods.base import Training
+from minigslora.tasks import Plan, Setting, class_order, describe, plan, plan_requests
 
 
 @st.composite

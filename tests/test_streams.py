@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from minigslora.streams import Streams, stream_seed
+from minigslora.rng import Streams, stream_seed
 
 
 def test_a_stream_is_fixed_by_seed_and_name():

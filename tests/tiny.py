@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from minigslora import lora
-from minigslora.contracts import Training
-from minigslora.datasets import mini_faces, mini_scenes
 from minigslora.datasets.images import DataSet, ImageSet
-from minigslora.models.detection import DetectorConfig, deformable_detr
-from minigslora.models.face import FaceConfig, face_transformer
+from minigslora.datasets.rendered import mini_faces, mini_scenes
+from minigslora.methods.base import Training
+from minigslora.models.detr import DetectorConfig, deformable_detr
+from minigslora.models.vit import FaceConfig, face_transformer
 from minigslora.problems.classification import Classification
 from minigslora.problems.detection import CHOICES, Detection
 

@@ -29,7 +29,7 @@ from minigslora.datasets.folders import fingerprint_of_files
 from minigslora.datasets.images import Images, Splits, fingerprint
 from minigslora.errors import DataError
 from minigslora.files import load_tensors, read_json, save_tensors, write_json
-from minigslora.streams import Streams
+from minigslora.rng import Streams
 
 CPU = torch.device("cpu")
 IN_MEMORY = 4 << 30

@@ -28,7 +28,7 @@ from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.errors import DataError
 from minigslora.files import read_lines
 from minigslora.fingerprint import fingerprint_of
-from minigslora.streams import Streams
+from minigslora.rng import Streams
 
 CPU = torch.device("cpu")
 Files = dict[str, list[Path]]

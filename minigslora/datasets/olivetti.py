@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as tv
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.errors import DataError
 from minigslora.files import data_root
-from minigslora.streams import Streams
+from minigslora.rng import Streams
 
 SIZE = 64
 COUNTS = {"train": 6, "val": 1, "test": 3}

@@ -7,18 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from minigslora.datasets import (
-    cifar,
-    detection,
-    folders,
-    imagenet,
-    mini_faces,
-    mini_glyphs,
-    mini_scenes,
-    olivetti,
-)
+from minigslora.datasets import cifar, detection, folders, imagenet, olivetti
 from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet, ImageSet
+from minigslora.datasets.rendered import mini_faces, mini_glyphs, mini_scenes
 from minigslora.errors import DataError
 from minigslora.files import data_root
 

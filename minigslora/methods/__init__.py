@@ -1,6 +1,6 @@
 """The table of methods: one file each, found by listing this folder.
 
-Add a method by adding a file with one subclass of :class:`~minigslora.contracts.Method` that sets
+Add a method by adding a file with one subclass of :class:`~minigslora.methods.base.Method` that sets
 ``name``, ``Config`` and ``presets``.
 """
 
@@ -12,8 +12,8 @@ from dataclasses import fields, replace
 from typing import Any
 
 from minigslora.config import parse_fields
-from minigslora.contracts import Method
 from minigslora.errors import ConfigError
+from minigslora.methods.base import Method
 
 RECIPES = ("corrected", "released")
 """The recipe with repairs (the default), and the one of the released code."""
@@ -48,7 +48,7 @@ def create(name: str, recipe: str = "corrected", setting: str = "ratio", **overr
             (10 %), "shots" (a few per class), "missing", or "single…" for one request; of another
             benchmark as "imagenet100/ratio" or "coco/sequence".
         overrides: fields of the method's configuration or of its
-            :class:`~minigslora.contracts.Training`.
+            :class:`~minigslora.methods.base.Training`.
 
     Raises:
         ConfigError: for an unknown method, recipe, setting or key.

@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from minigslora.config import NonNegative
-from minigslora.contracts import Space
 from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
+from minigslora.problems.base import Space
 
 
 @dataclass(frozen=True)

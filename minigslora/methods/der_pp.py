@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from minigslora.config import NonNegative
-from minigslora.contracts import Batch, Problem, Progress, Role, Terms
+from minigslora.methods.base import Terms
 from minigslora.methods.der import DER, DERConfig
+from minigslora.problems.base import Batch, Problem, Role
+from minigslora.tasks import Progress
 
 
 @dataclass(frozen=True)

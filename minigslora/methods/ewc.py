@@ -21,9 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minigslora.config import AtLeastOne, NonNegative
-from minigslora.contracts import Batch, Problem, Task
 from minigslora.methods.finetuning import RELEASED, vectors
 from minigslora.methods.l2 import L2, L2Config, Named, gradient_importances
+from minigslora.problems.base import Batch, Problem
+from minigslora.tasks import Task
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Task, Terms, Training
+from minigslora.methods.base import ParamGroup, Terms, Training
 from minigslora.methods.finetuning import Taught, TaughtConfig, with_total
 from minigslora.methods.gslora import Bound, BoundedConfig, bound_for, bounded_terms, of_task
-from minigslora.streams import Streams
+from minigslora.problems.base import Batch, Problem
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
 
 
 @dataclass(frozen=True)

@@ -19,21 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from minigslora import lora, recipes
-from minigslora.contracts import (
-    Batch,
-    Method,
-    ParamGroup,
-    Problem,
-    Progress,
-    Role,
-    Space,
-    Task,
-    Terms,
-    Training,
-)
 from minigslora.errors import ConfigError, DataError, ModelError
+from minigslora.methods.base import Method, ParamGroup, Terms, Training
 from minigslora.methods.gslora import corrected_training, logit_spread
-from minigslora.streams import Streams
+from minigslora.problems.base import Batch, Problem, Role, Space
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from minigslora.config import NonNegative
-from minigslora.contracts import Batch, Problem, Progress, Role, Terms
+from minigslora.methods.base import Terms
 from minigslora.methods.finetuning import FineTuning, FineTuningConfig, with_total
+from minigslora.problems.base import Batch, Problem, Role
+from minigslora.tasks import Progress
 
 
 @dataclass(frozen=True)

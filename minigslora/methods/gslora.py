@@ -17,30 +17,14 @@ from torch import Tensor, nn
 
 from minigslora import lora, recipes
 from minigslora.config import NonNegative, Positive, Share, from_mapping
-from minigslora.contracts import (
-    Batch,
-    Method,
-    ParamGroup,
-    Problem,
-    Progress,
-    Role,
-    Space,
-    Task,
-    Terms,
-    Training,
-)
 from minigslora.errors import ConfigError, DataError
 from minigslora.losses import bounded_forget_loss, retain_loss
-from minigslora.methods.holding import Hold
-from minigslora.sparsity import (
-    GroupNorm,
-    ProximalStep,
-    alpha_at,
-    group_norm,
-    penalty,
-    zero_group_ratio,
-)
-from minigslora.streams import Streams
+from minigslora.methods.base import Method, ParamGroup, Terms, Training
+from minigslora.methods.hold import Hold
+from minigslora.problems.base import Batch, Problem, Role, Space
+from minigslora.rng import Streams
+from minigslora.sparsity import GroupNorm, ProximalStep, alpha_at, group_norm, penalty, zero_group_ratio
+from minigslora.tasks import Progress, Task
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,13 @@ import torch
 from torch import Tensor
 
 from minigslora.config import NonNegative, Positive
-from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Role, Task, Terms, Training
 from minigslora.lora import as_teacher
+from minigslora.methods.base import ParamGroup, Terms, Training
 from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected, corrected_training, forgotten_so_far
+from minigslora.problems.base import Batch, Problem, Role
 from minigslora.prototypes import prototype_distance, without
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
 
 
 @dataclass(frozen=True)

@@ -17,18 +17,13 @@ import torch
 from torch import Tensor
 
 from minigslora.config import NonNegative, Positive
-from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Space, Task, Terms, Training
 from minigslora.lora import bypassed
+from minigslora.methods.base import ParamGroup, Terms, Training
 from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, forgotten_so_far, of_task, replayed
-from minigslora.prototypes import (
-    Distance,
-    class_means,
-    prototype_distance,
-    pull_loss,
-    push_loss,
-    without,
-)
-from minigslora.streams import Streams
+from minigslora.problems.base import Batch, Problem, Space
+from minigslora.prototypes import Distance, class_means, prototype_distance, pull_loss, push_loss, without
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Role, Task, Terms
+from minigslora.methods.base import ParamGroup, Terms
 from minigslora.methods.finetuning import FineTuning
+from minigslora.problems.base import Batch, Problem, Role
 from minigslora.prototypes import NEVER
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
 
 
 @dataclass(frozen=True)

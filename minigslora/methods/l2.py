@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from minigslora.config import NonNegative
-from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Task, Terms, Training
+from minigslora.methods.base import ParamGroup, Terms, Training
 from minigslora.methods.finetuning import (
     RELEASED,
     Relabelling,
@@ -29,7 +29,9 @@ from minigslora.methods.finetuning import (
     trained,
     with_total,
 )
-from minigslora.streams import Streams
+from minigslora.problems.base import Batch, Problem
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
 
 Named = dict[str, Tensor]
 """A tensor for each trained parameter, by the parameter's name."""

@@ -28,9 +28,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigslora.config import NonNegative, Positive, Share
-from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Task, Terms
 from minigslora.errors import ModelError
 from minigslora.lora import find_blocks
+from minigslora.methods.base import ParamGroup, Terms
 from minigslora.methods.finetuning import (
     RELEASED_TAUGHT,
     Relabelling,
@@ -42,8 +42,10 @@ from minigslora.methods.finetuning import (
     vectors,
     with_total,
 )
+from minigslora.problems.base import Batch, Problem
 from minigslora.prototypes import prototype_distance
-from minigslora.streams import Streams
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
 
 
 @dataclass(frozen=True)

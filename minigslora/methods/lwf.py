@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minigslora.config import NonNegative, Positive
-from minigslora.contracts import Batch, Problem, Terms
+from minigslora.methods.base import Terms
 from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
+from minigslora.problems.base import Batch, Problem
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from minigslora.contracts import Training
+from minigslora.methods.base import Training
 from minigslora.methods.gslora import GSLoRA, GSLoRAConfig, corrected, corrected_training
 
 

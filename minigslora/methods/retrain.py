@@ -16,9 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Role, Task, Terms, Training
+from minigslora.methods.base import ParamGroup, Terms, Training
 from minigslora.methods.finetuning import FineTuning, FineTuningConfig
-from minigslora.streams import Streams
+from minigslora.problems.base import Batch, Problem, Role
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-from minigslora.contracts import Problem, Role, Task, Training
+from minigslora.methods.base import Training
 from minigslora.methods.retrain import Retrain, RetrainConfig
+from minigslora.problems.base import Problem, Role
+from minigslora.tasks import Task
 
 
 class RetrainOracle(Retrain):

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from minigslora.config import AtLeastOne, NonNegative, Positive, Share
-from minigslora.contracts import Batch, Problem, Progress, Role, Terms, Training
+from minigslora.methods.base import Terms, Training
 from minigslora.methods.finetuning import Taught, TaughtConfig, vectors, with_total
+from minigslora.problems.base import Batch, Problem, Role
 from minigslora.prototypes import prototype_distance
+from minigslora.tasks import Progress
 
 
 @dataclass(frozen=True)

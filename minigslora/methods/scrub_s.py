@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from minigslora.config import NonNegative, Share
-from minigslora.contracts import Batch, ParamGroup, Problem, Progress, Task, Terms, Training
+from minigslora.methods.base import ParamGroup, Terms, Training
 from minigslora.methods.scrub import SCRUB, SCRUBConfig
-from minigslora.streams import Streams
+from minigslora.problems.base import Batch, Problem
+from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
 
 
 @dataclass(frozen=True)

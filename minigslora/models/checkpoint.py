@@ -20,8 +20,8 @@ from minigslora.config import Range, from_mapping, parse_value
 from minigslora.errors import ConfigError, MiniGSLoRAError, ModelError
 from minigslora.files import load_tensors, plain_names, save_tensors, shipped_root
 from minigslora.models.architectures import Classes, check_timm_name, checked
-from minigslora.models.detection import DetectorConfig, configured, deformable_detr, from_file, is_detector
-from minigslora.models.face import FaceConfig, face_transformer
+from minigslora.models.detr import DetectorConfig, configured, deformable_detr, from_file, is_detector
+from minigslora.models.vit import FaceConfig, face_transformer
 
 DETR_SIZE = 800
 """Height and width, in pixels, that images are given to a pre-trained Deformable DETR at."""

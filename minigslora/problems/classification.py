@@ -15,16 +15,17 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torchvision.transforms import v2
 
 from minigslora import lora
-from minigslora.contracts import Batch, Losses, Problem, Role, Space, Task
 from minigslora.datasets.images import DataSet, ImageSet, Normalising, augment
 from minigslora.device import Precision, autocast, choose_attention, pick_device
 from minigslora.errors import ConfigError, ModelError
 from minigslora.metrics import class_accuracies, task_metrics
 from minigslora.models import fresh
 from minigslora.models.checkpoint import require_finite
+from minigslora.models.head_slicing import FullHead, classifier, restored
 from minigslora.models.heads import CosineHead, margin_logits
-from minigslora.models.sliced import FullHead, classifier, restored
-from minigslora.streams import Streams
+from minigslora.problems.base import Batch, Losses, Problem, Role, Space
+from minigslora.rng import Streams
+from minigslora.tasks import Task
 
 
 @dataclass

@@ -33,14 +33,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from minigslora.contracts import Batch, Losses, Problem, Role, Space, Task
 from minigslora.datasets.detection import DetectionData, DetectionSet, Objects
 from minigslora.datasets.images import Normalising
 from minigslora.device import Precision, autocast, pick_device
 from minigslora.errors import ModelError
 from minigslora.metrics import Boxes, average_precisions, detection_metrics
-from minigslora.models.detection import PRIOR
-from minigslora.streams import Streams
+from minigslora.models.detr import PRIOR
+from minigslora.problems.base import Batch, Losses, Problem, Role, Space
+from minigslora.rng import Streams
+from minigslora.tasks import Task
 
 IGNORED = -1e4
 """A logit whose sigmoid, and so its focal loss as background and its gradient, are exactly zero."""
@@ -190,7 +191,7 @@ class Detection(Normalising, Problem):
         from transformers.loss import loss_deformable_detr as detr
 
         from minigslora.models.checkpoint import require_finite
-        from minigslora.models.reading import read_quickly
+        from minigslora.models.deformable_attention import read_quickly
 
         if not isinstance(model, DeformableDetrForObjectDetection):
             raise ModelError(
@@ -201,7 +202,7 @@ class Detection(Normalising, Problem):
         if config.num_labels != len(data.classes):
             raise ModelError(
                 f"the model's head has {config.num_labels} classes but {data.name} has {len(data.classes)}; "
-                "take the rows of its categories with minigslora.models.detection.keep_classes, or train it "
+                "take the rows of its categories with minigslora.models.detr.keep_classes, or train it "
                 "on them"
             )
         require_finite(model.state_dict(), "the model")

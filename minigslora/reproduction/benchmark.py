@@ -17,21 +17,20 @@ import pandas as pd
 from torch import nn
 
 from minigslora import methods
-from minigslora.contracts import TaskReport
 from minigslora.datasets import registry
 from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet
-from minigslora.datasets.splits import Setting, plan
 from minigslora.device import Precision
 from minigslora.errors import ConfigError, ModelError
 from minigslora.files import sha256
-from minigslora.forgetting import forget_sequence
 from minigslora.models import checkpoint
-from minigslora.models.detection import keep_named
-from minigslora.models.sliced import slice_head
+from minigslora.models.detr import keep_named
+from minigslora.models.head_slicing import slice_head
 from minigslora.problems.classification import Classification, Outside
 from minigslora.problems.detection import CHOICES, Detection
 from minigslora.reproduction import published
+from minigslora.tasks import Setting, TaskReport, plan
+from minigslora.training import forget_sequence
 
 PRE_TRAINED = "pre-trained"
 """The row of the model that nothing was erased from; the published tables call it Pre-train."""

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import torch
 
+from minigslora.course.runs import Notebook, Planned, run_notebook
 from minigslora.errors import ConfigError, MiniGSLoRAError
-from minigslora.runs import Notebook, Planned, run_notebook
 
 FILES = ("parameters.yaml", "executed.ipynb", "result.json")
 """What a run leaves that is brought back from another machine; the last one marks it finished."""

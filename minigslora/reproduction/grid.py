@@ -19,6 +19,7 @@ from typing import Any, get_args
 
 from tqdm import tqdm
 
+from minigslora.course.runs import IDENTITY, Notebook, Profile, runs_root
 from minigslora.datasets import registry
 from minigslora.errors import ConfigError
 from minigslora.files import read_json, sha256, write_json
@@ -26,7 +27,6 @@ from minigslora.fingerprint import fingerprint_of
 from minigslora.reproduction import published
 from minigslora.reproduction.benchmark import Contender
 from minigslora.reproduction.engines import Engine, Job, Outcome
-from minigslora.runs import IDENTITY, Notebook, Profile, runs_root
 
 NOTED = "grid.json"
 """The file of a grid's folder that says which runs it has, and what became of them."""

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from minigslora import plots
+from minigslora.course import plots
 from minigslora.errors import ConfigError
 from minigslora.files import read_json, written_whole
 from minigslora.report import Page

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from minigslora.datasets.splits import Setting
 from minigslora.errors import ConfigError
+from minigslora.tasks import Setting
 
 FOLDER = Path(__file__).with_name("published")
 METRICS = ("h", "acc_r", "acc_f", "acc_o", "acc_m")
@@ -30,7 +30,7 @@ class Scenario:
 
     Attributes:
         name: "100-5/full", "four/4-shot", …: the requests and the images at hand.
-        setting: the same as a :class:`~minigslora.datasets.splits.Setting` for 100 classes.
+        setting: the same as a :class:`~minigslora.tasks.Setting` for 100 classes.
         rows: values of the CSV's columns that mark its rows.
     """
 

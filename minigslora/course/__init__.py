@@ -1,0 +1,1 @@
+"""What only the notebooks need: figures, exercise checks, profiles and runs, student versions."""

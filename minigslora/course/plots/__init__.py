@@ -1,0 +1,77 @@
+"""Every figure of the notebooks and reports, in one style.
+
+Colours are Okabe and Ito's, safe for colour-blind readers; what is retained is blue, what is forgotten
+vermilion, what was forgotten earlier purple, what has no data yellow. Each function returns the figure,
+draws from plain numbers or tensors, and decides nothing.
+"""
+
+from minigslora.course.plots.adapters import differences, lora_layer, model_map, singular_values
+from minigslora.course.plots.charts import (
+    Panel,
+    bars,
+    class_map,
+    curves,
+    destinations,
+    histograms,
+    overlaid,
+    per_class,
+    scattered,
+    tables,
+)
+from minigslora.course.plots.embeddings import distance_map, flat_map, maps, margin_circle, softened
+from minigslora.course.plots.pictures import (
+    Boxed,
+    PictureRow,
+    boxed,
+    comparison,
+    gallery,
+    patches,
+    photographs,
+)
+from minigslora.course.plots.sparsity import (
+    group_norms,
+    norm_maps,
+    norm_paths,
+    penalty_contours,
+    selection,
+    sparsity_cost,
+)
+from minigslora.course.plots.style import COLOURS, show, style
+
+__all__ = [
+    "COLOURS",
+    "Boxed",
+    "Panel",
+    "PictureRow",
+    "bars",
+    "boxed",
+    "class_map",
+    "comparison",
+    "curves",
+    "destinations",
+    "differences",
+    "distance_map",
+    "flat_map",
+    "gallery",
+    "group_norms",
+    "histograms",
+    "lora_layer",
+    "maps",
+    "margin_circle",
+    "model_map",
+    "norm_maps",
+    "norm_paths",
+    "overlaid",
+    "patches",
+    "penalty_contours",
+    "per_class",
+    "photographs",
+    "scattered",
+    "selection",
+    "show",
+    "singular_values",
+    "softened",
+    "sparsity_cost",
+    "style",
+    "tables",
+]

@@ -1,0 +1,155 @@
+"""What LoRA adds to a model (notebooks 01 and 02)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from minigslora.course.plots.style import COLOURS, verbatim
+
+
+@verbatim
+def lora_layer(in_features: int, out_features: int, rank: int) -> Figure:
+    """Draw a wrapped linear layer: W beside A and B, to scale, with the way of x (equation 2.1)."""
+    fig, ax = plt.subplots(figsize=(7.6, 3.6))
+    unit = 2.4 / max(in_features, out_features)
+    wide, high, thin = in_features * unit, out_features * unit, max(rank * unit, 0.07)
+    base, side, middle = 0.9, 3.7, high / 2
+    last = side + wide + 0.9
+    parts = (  # left, bottom, width, height, colour, text
+        (base, 0.0, wide, high, "before", f"W  {out_features} × {in_features}\nfrozen"),
+        (side, middle - thin / 2, wide, thin, "retain", f"A  {rank} × {in_features}"),
+        (last, 0.0, thin, high, "forget", f"B  {out_features} × {rank}"),
+    )
+    for left, bottom, width, height, colour, text in parts:
+        ax.add_patch(Rectangle((left, bottom), width, height, color=COLOURS[colour], linewidth=0))
+        ax.text(left + width / 2, bottom - 0.2, text, ha="center", va="top", fontsize=10)
+    out, above = last + 1.1, high + 0.45
+    way = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.4}
+    for start, end in (
+        ((0.1, middle), (base - 0.05, middle)),
+        ((base + wide + 1.0, middle), (side - 0.05, middle)),
+        ((side + wide + 0.05, middle), (side + wide + 0.85, middle)),
+        ((last + thin + 0.1, middle), (out - 0.12, middle)),
+        ((out + 0.15, middle), (out + 0.75, middle)),
+    ):
+        ax.annotate("", xy=end, xytext=start, arrowprops=way)
+    over = base + wide / 2
+    ax.plot([over, over, out, out], [high + 0.05, above, above, middle + 0.14], "k-", lw=1.4)
+    ax.text((over + out) / 2, above + 0.06, "W x + b", ha="center", va="bottom", fontsize=10)
+    ax.text(base + wide + 0.85, middle, "x", ha="center", va="center", fontsize=12, style="italic")
+    ax.text(0.0, middle, "x", ha="right", va="center", fontsize=12, style="italic")
+    ax.text(last + 0.5, middle + 0.1, "s·B(A x)", ha="center", va="bottom", fontsize=10)
+    ax.text(out, middle, "+", ha="center", va="center", fontsize=16)
+    ax.text(out + 0.82, middle, "y", ha="left", va="center", fontsize=12, style="italic")
+    ax.set_xlim(-0.3, out + 1.1)
+    ax.set_ylim(-0.9, above + 0.5)
+    ax.set_aspect("equal")
+    ax.set_axis_off()
+    fig.tight_layout(pad=0.2)
+    return fig
+
+
+@verbatim
+def singular_values(
+    spectra: Mapping[str, Tensor],
+    errors: Mapping[int, float] | None = None,
+    floor: Mapping[int, float] | None = None,
+) -> Figure:
+    """Draw singular values of updates on a log axis and, beside it, errors by rank.
+
+    Args:
+        spectra: singular values (n,), largest first, by label.
+        errors: distance of the learnt update to the wanted one, by rank.
+        floor: the smallest distance possible at that rank (equation 2.3).
+    """
+    both = errors is not None and floor is not None
+    fig, axes = plt.subplots(1, 1 + both, figsize=(9.5 if both else 7.5, 3.6), squeeze=False)
+    left = axes[0, 0]
+    colours = sns.color_palette("cividis", len(spectra))
+    for (label, values), colour in zip(spectra.items(), colours, strict=True):
+        heights = values.double().clamp_min(1e-12).tolist()
+        left.semilogy(range(1, len(heights) + 1), heights, "o-", ms=3, lw=1.2, label=label, color=colour)
+    left.set_xlabel("index of the singular value")
+    left.set_ylabel("singular value")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    if errors is not None and floor is not None:
+        right = axes[0, 1]
+        right.semilogx(
+            list(errors), list(errors.values()), "o", ms=8, color=COLOURS["forget"], label="learnt"
+        )
+        right.semilogx(list(floor), list(floor.values()), "k--", lw=1.2, label="bound (2.3)")
+        right.set_xticks(list(errors), [str(r) for r in errors])
+        right.minorticks_off()
+        right.set_xlabel("rank r")
+        right.set_ylabel("distance to the wanted change")
+        right.legend(fontsize=9)
+    fig.tight_layout()
+    return fig
+
+
+@verbatim
+def model_map(blocks: Mapping[str, str], wrapped: Sequence[str], outside: Mapping[str, str]) -> Figure:
+    """Draw a transformer's linear layers block by block: wrapped ones vermilion, frozen ones grey.
+
+    Args:
+        blocks: each layer's block, as :func:`minigslora.lora.find_blocks` gives it.
+        wrapped: the layers that carry adapters.
+        outside: further parts by title and name; the first stands before the blocks, others after.
+    """
+    columns: dict[str, list[str]] = {}
+    for layer, block in blocks.items():
+        columns.setdefault(block, []).append(layer)
+    titles = list(outside)
+    order = [(titles[0], [outside[titles[0]]]), *columns.items(), *((t, [outside[t]]) for t in titles[1:])]
+    tallest = max(len(layers) for _, layers in order)
+    fig, ax = plt.subplots(figsize=(1.35 * len(order), 0.62 * tallest + 1.0))
+    for x, (title, layers) in enumerate(order):
+        shift = (tallest - len(layers)) / 2
+        ax.text(x + 0.5, -0.2, title.replace(" ", "\n"), ha="center", va="bottom", fontsize=9, weight="bold")
+        for y, layer in enumerate(layers):
+            on = layer in wrapped
+            colour = COLOURS["forget" if on else "before"]
+            box = Rectangle((x + 0.06, y + shift + 0.08), 0.88, 0.84, color=colour, alpha=1.0 if on else 0.45)
+            ax.add_patch(box)
+            text = layer.removeprefix(title + ".")
+            ax.text(x + 0.5, y + shift + 0.5, text, ha="center", va="center", fontsize=8)
+    keys = {"wrapped: an adapter beside it": ("forget", 1.0), "frozen": ("before", 0.45)}
+    boxes = [Rectangle((0, 0), 1, 1, color=COLOURS[c], alpha=a) for c, a in keys.values()]
+    ax.legend(boxes, list(keys), ncols=2, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 0.0))
+    ax.set_xlim(0, len(order))
+    ax.set_ylim(tallest, -0.9)
+    ax.set_axis_off()
+    fig.tight_layout(pad=0.3)
+    return fig
+
+
+@verbatim
+def differences(values: Mapping[str, Tensor], tolerance: float) -> Figure:
+    """Draw histograms of absolute differences on a log axis, with the tolerance as a line.
+
+    Differences of exactly zero cannot stand on a log axis; the legend gives their share.
+    """
+    fig, ax = plt.subplots(figsize=(7.5, 3.2))
+    logs = {k: v[v > 0].double().log10().cpu() for k, v in values.items()}
+    filled = [v for v in logs.values() if len(v)]
+    low = min((float(v.min()) for v in filled), default=-1.0)
+    high = max([*(float(v.max()) for v in filled), math.log10(tolerance)])
+    edges = [low + (high - low) * i / 80 for i in range(81)]
+    for (label, part), colour in zip(logs.items(), ("forget", "retain", "good"), strict=False):
+        equal = 100.0 * float((values[label] == 0).double().mean())
+        text = f"{label} ({equal:.0f} % exactly equal)"
+        ax.hist(part.numpy(), bins=edges, color=COLOURS[colour], alpha=0.8, label=text)
+    ax.axvline(math.log10(tolerance), color="black", linestyle="--", label=f"tolerance {tolerance:.1e}")
+    ax.set_xlabel("absolute difference, power of ten")
+    ax.set_ylabel("values")
+    ax.legend(fontsize=8)
+    fig.tight_layout()
+    return fig

@@ -1,0 +1,176 @@
+"""What a benchmark is to a method: what a batch, a loss and an output are.
+
+A problem is one file that serves every method; it knows none of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from minigslora.rng import Streams
+from minigslora.tasks import Task
+
+Role = Literal["retain", "forget", "retain2", "foreign"]
+"""Which part of a batch: retained images, images to forget, a second draw of retained ones, images of
+nothing that has a label."""
+
+Space = Literal["logits", "embedding"]
+"""Where prototypes live: the classifier's outputs, or what the classifier reads."""
+
+
+@dataclass
+class Batch:
+    """Images of several roles behind one another, so that one forward pass serves all.
+
+    Attributes:
+        inputs: what the model reads, images first to last by role.
+        targets: labels (B,) for classification, a list of annotations for detection.
+        sizes: how many images of each role, in order.
+    """
+
+    inputs: Tensor
+    targets: Any
+    sizes: dict[Role, int]
+
+    def part(self, values: Tensor, role: Role) -> Tensor | None:
+        """Return the rows of ``values`` (B, …) that belong to ``role``; None where it has none."""
+        start = 0
+        for name, size in self.sizes.items():
+            if name == role:
+                return values[start : start + size]
+            start += size
+        return None
+
+
+@dataclass
+class Losses:
+    """Per-image losses on true labels, each of shape (B,).
+
+    Attributes:
+        bounded: what forgetting maximises up to a bound (cross-entropy; focal loss of boxes).
+        plain: what is minimised for every image, forgotten or not (box losses); zero otherwise.
+    """
+
+    bounded: Tensor
+    plain: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What retaining minimises."""
+        return self.bounded + self.plain
+
+    def short_of(self, bound: float) -> Tensor:
+        """Return by how much each image falls short of a bound, ReLU(BND − loss) (4.2), (B,)."""
+        return (bound - self.bounded).relu()
+
+
+@runtime_checkable
+class Problem(Protocol):
+    """What a benchmark means to a method.
+
+    Attributes:
+        kind: "classification" or "detection"; methods say which they are defined for.
+        eval_batch: how many images are looked at in one go where nothing is trained.
+        model: the model being edited; methods may wrap its layers or train its parameters.
+        num_classes: C.
+        device: where the model and its batches live.
+    """
+
+    kind: ClassVar[str] = "classification"
+    eval_batch: ClassVar[int] = 500
+    model: nn.Module
+    num_classes: int
+    device: torch.device
+
+    @property
+    def margin(self) -> float:
+        """The most that the head's training margin adds to a cross-entropy, in nats; 0 without one."""
+        ...
+
+    @property
+    def chance(self) -> float:
+        """The bounded loss of an answer that knows nothing, in nats; bounds are distances above it."""
+        return math.log(self.num_classes)
+
+    @property
+    def head(self) -> nn.Module:
+        """The classifier: its ``weight`` has a row per class, its ``bias``, if any, a value."""
+        ...
+
+    @property
+    def whole_head(self) -> tuple[nn.Module, tuple[int, ...]]:
+        """The head that the task's was cut from, and its row of each class; its own where none was."""
+        return self.head, tuple(range(self.num_classes))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what determines a run's numbers beside model and method: data, normalisation, machine."""
+        ...
+
+    def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:
+        """Return the indices of all training images of some classes, at hand or not."""
+        ...
+
+    def begin(self, task: Task) -> None:
+        """Learn which classes the coming batches keep and forget."""
+
+    def batch(self, indices: Mapping[Role, Tensor], moves: torch.Generator | None = None) -> Batch:
+        """Return training images by index, on the device, augmented where a stream is given."""
+        ...
+
+    def forward(self, batch: Batch, model: nn.Module | None = None) -> Any:
+        """Return the outputs of ``model`` (the live one by default) for ``batch``."""
+        ...
+
+    def losses(self, outputs: Any, batch: Batch, margin: bool = True, handicap: float = 0.0) -> Losses:
+        """Return per-image losses on true labels, with the head's training margin if it has one.
+
+        ``handicap`` nats are taken off the true logit besides.
+        """
+        ...
+
+    def vectors(self, outputs: Any, batch: Batch, space: Space, role: Role) -> tuple[Tensor, Tensor] | None:
+        """Return (vectors (M, D), labels (M,)) of the objects of ``role``, one row per object.
+
+        A classification image is one object; a detection image has one per matched box. None where
+        the batch has none.
+        """
+        ...
+
+    def class_rows(self, space: Space, model: nn.Module | None = None) -> Tensor:
+        """Return the classifier's own rows as prototypes, (C, D): what a class without data has."""
+        ...
+
+    def replay(self, task: Task) -> Iterator[Batch]:
+        """Give the task's images once, unaugmented, in evaluation mode; for teachers and prototypes."""
+        self.model.eval()
+        roles: tuple[tuple[Role, tuple[int, ...]], ...] = (
+            ("retain", task.retain_images),
+            ("forget", task.forget_images),
+        )
+        for role, images in roles:
+            rows = torch.tensor(images, dtype=torch.long, device=self.device)
+            for part in rows.split(self.eval_batch) if images else ():
+                yield self.batch({role: part})
+
+    def fresh_model(self, streams: Streams) -> nn.Module:
+        """Return the same architecture with random weights, for Retrain."""
+        ...
+
+    def evaluate(self, tasks: Sequence[Task]) -> list[dict[str, float]]:
+        """Return each task's metrics for the live model on the test split, from one pass over it."""
+        ...
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the precision context of training."""
+        ...
+
+    def compiled(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a context in which the live model's forward passes are compiled, where they can be."""
+        return contextlib.nullcontext()
