@@ -19,6 +19,11 @@ def retain_loss(losses: Tensor) -> Tensor:
     return losses.mean()
 
 
+def shortfall(losses: Tensor, bound: float) -> Tensor:
+    """Return by how much each of the losses falls short of a bound, ReLU(BND − loss) (4.2)."""
+    return (bound - losses).relu()
+
+
 def bounded_forget_loss(losses: Tensor, bound: float, per_sample: bool = True) -> Tensor:
     """Return ReLU(BND − CE_f) (equation 4.2).
 
@@ -28,9 +33,7 @@ def bounded_forget_loss(losses: Tensor, bound: float, per_sample: bool = True) -
         per_sample: bound each sample (default), or the batch mean as in the released code, where
             a few very wrong samples can hide others that are still recognised.
     """
-    if per_sample:
-        return (bound - losses).relu().mean()
-    return (bound - losses.mean()).relu()
+    return shortfall(losses, bound).mean() if per_sample else shortfall(losses.mean(), bound)
 
 
 def bound_above_chance(num_classes: int, distance: float) -> float:

@@ -299,5 +299,5 @@ def _add_pictures(page: Page, erasure: Erasure, before: Tensor, out: Path) -> No
 def _add_configuration(page: Page, erasure: Erasure, settings: Mapping[str, Any]) -> None:
     page.heading("How it was done")
     page.values(settings)
-    page.values({**asdict(erasure.method.config), **asdict(erasure.method.training)})
+    page.values({**erasure.method.settings, **asdict(erasure.method.training)})
     page.values({**versions(), "device": device_name(erasure.problem.device)})

@@ -36,7 +36,7 @@ from minigslora.files import alone_in, load_tensors, read_json, save_tensors, wr
 from minigslora.fingerprint import library_fingerprint
 from minigslora.ledger import adapters_hash, structure_hash, today, weights_hash
 from minigslora.lora import adapter_names, bypassed, remove, revoke, wrapped
-from minigslora.methods.base import Method, ParamGroup, Training
+from minigslora.methods.base import Method, ParamGroup, Step, Training
 from minigslora.metrics import with_h
 from minigslora.problems.base import Problem, Role
 from minigslora.rng import Streams
@@ -215,19 +215,20 @@ def train_step(
         moves: stream of the augmentation; None for none.
 
     Returns:
-        The loss terms, detached, on the device.
+        The weighted loss terms and their sum, "loss", detached, on the device.
     """
     batch = problem.batch(wanted, moves)
     with problem.autocast():
-        found = method.step(problem, batch, progress)
+        terms = method.loss(Step(method, problem, batch, progress))
+        loss = torch.stack(list(terms.values())).sum()
     optimizer.zero_grad(set_to_none=True)
-    found["loss"].backward()
+    loss.backward()
     if method.training.clip:
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(trained, method.training.clip)
     optimizer.step()
     method.after_step(optimizer.param_groups[0]["lr"], progress)
-    return {name: value.detach() for name, value in found.items()}
+    return {name: value.detach() for name, value in {**terms, "loss": loss}.items()}
 
 
 def _train(
@@ -469,7 +470,7 @@ def forget_sequence(
     with alone_in(out):
         identity = {
             "method": method.name,
-            "config": asdict(method.config),
+            "config": method.settings,
             "training": asdict(method.training),
             "seed": seed,
             "plan": [asdict(task) for task in plan.tasks],

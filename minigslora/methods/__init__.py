@@ -1,7 +1,6 @@
-"""The table of methods: one file each, found by listing this folder.
+"""The table of methods, found by listing this folder.
 
-Add a method by adding a file with one subclass of :class:`~minigslora.methods.base.Method` that sets
-``name``, ``Config`` and ``presets``.
+Add a method by adding a file with a subclass of :class:`~minigslora.methods.base.Method` that has a ``name``.
 """
 
 from __future__ import annotations
@@ -9,14 +8,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
-from minigslora.config import parse_fields
+from minigslora import recipes
+from minigslora.config import parse_fields, parse_value
 from minigslora.errors import ConfigError
-from minigslora.methods.base import Method
-
-RECIPES = ("corrected", "released")
-"""The recipe with repairs (the default), and the one of the released code."""
+from minigslora.methods.base import Method, Training
+from minigslora.methods.gslora import GSLoRA
+from minigslora.recipes import RECIPES
 
 
 def table() -> dict[str, type[Method]]:
@@ -47,8 +46,7 @@ def create(name: str, recipe: str = "corrected", setting: str = "ratio", **overr
         setting: what is asked and what the data are, a name in ``data/recipes/released/face.yaml``: "ratio"
             (10 %), "shots" (a few per class), "missing", or "single…" for one request; of another
             benchmark as "imagenet100/ratio" or "coco/sequence".
-        overrides: fields of the method's configuration or of its
-            :class:`~minigslora.methods.base.Training`.
+        overrides: settings of the method or fields of its :class:`~minigslora.methods.base.Training`.
 
     Raises:
         ConfigError: for an unknown method, recipe, setting or key.
@@ -58,17 +56,18 @@ def create(name: str, recipe: str = "corrected", setting: str = "ratio", **overr
         raise ConfigError(f"unknown method {name!r}; known: {', '.join(sorted(methods))}")
     if recipe not in RECIPES:
         raise ConfigError(f"unknown recipe {recipe!r}; expected one of {', '.join(RECIPES)}")
-    kind: Any = methods[name]
-    config, training = kind.presets(recipe, setting)
-    known = {f.name: config for f in fields(config)} | {f.name: training for f in fields(training)}
-    if unknown := sorted(set(overrides) - set(known)):
-        raise ConfigError(
-            f"{name} has no setting {unknown[0]!r}; its settings are {', '.join(sorted(known))}"
-        )
-    own = {k: v for k, v in overrides.items() if known[k] is config}
-    loop = {k: v for k, v in overrides.items() if known[k] is training}
-    method: Method = kind(parse_fields(replace(config, **own)), parse_fields(replace(training, **loop)))
-    return method
+    kind = methods[name]
+    of_loop = {f.name for f in fields(Training)}
+    known = {f.name for f in fields(kind) if f.init and f.name != "training"}
+    if unknown := sorted(set(overrides) - known - of_loop):
+        listed = ", ".join(sorted(known | of_loop))
+        raise ConfigError(f"{name} has no setting {unknown[0]!r}; its settings are {listed}")
+    choices, loop = recipes.preset(kind, recipe, setting, GSLoRA)
+    choices |= {key: value for key, value in overrides.items() if key in known}
+    loop |= {key: value for key, value in overrides.items() if key in of_loop}
+    hints = get_type_hints(kind, include_extras=True)
+    parsed = {key: parse_value(key, value, hints[key]) for key, value in choices.items()}
+    return kind(training=parse_fields(replace(Training(), **loop)), **parsed)
 
 
 __all__ = ["RECIPES", "create", "table"]

@@ -1,20 +1,31 @@
-"""How forgetting is done: what every method is to the one loop (:mod:`minigslora.training`)."""
+"""What a method is: settings as fields, its equation as :meth:`Method.loss`; and what a loss is given.
+
+A method never asks which problem it serves, draws from the given streams only, and reads nothing back from
+the device in a step. The loop, the data order, the evaluation and the files are :mod:`minigslora.training`'s.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from minigslora.config import AtLeastOne, Count, NonNegative
-from minigslora.problems.base import Batch, Problem, Role
+from minigslora.errors import ConfigError, DataError
+from minigslora.problems.base import Batch, Losses, Problem, Role, Space
 from minigslora.rng import Streams
 from minigslora.tasks import Progress, Task
 
 Terms = dict[str, Tensor]
-"""Named loss terms of one step, scalars on the device; "loss" is the one to minimise."""
+"""Loss terms of one step by name: scalars on the device, each weighted. The loop minimises their sum."""
+
+ParamGroup = dict[str, Any]
+"""An optimiser's parameter group: {"params": […], "weight_decay": …}."""
 
 
 @dataclass(frozen=True)
@@ -61,22 +72,25 @@ class Training:
     compile: bool = False
 
 
-ParamGroup = dict[str, Any]
-"""An optimiser's parameter group: {"params": […], "weight_decay": …}."""
+def state() -> Any:
+    """Declare a field that is no setting: what a method keeps while it serves requests."""
+    return field(init=False, repr=False, compare=False)
 
 
-class Method(Protocol):
-    """How forgetting is done. Everything but :meth:`step` has a default.
+@dataclass(kw_only=True)
+class Method(ABC):
+    """How forgetting is done. Everything but :meth:`loss` has a default.
 
-    Subclass it, set ``name`` and ``Config`` (a frozen dataclass with a preset per setting), and the
-    table of methods finds the file.
+    A subclass is a dataclass: its fields are its settings, with the corrected recipe's constants as
+    defaults. A file of this folder with one subclass that has a ``name`` is in the table of methods.
 
     Attributes:
         name: what the method is called in tables and commands.
         published: what the published tables call it; "" where they do not have it.
         revocable: whether :func:`minigslora.lora.revoke` can undo one of its tasks.
         problems: the kinds of problem it is defined for.
-        config: its configuration.
+        needs: roles without images of which it cannot work.
+        taught: roles of images that a teacher answers, too.
         training: how the loop trains it.
     """
 
@@ -84,8 +98,20 @@ class Method(Protocol):
     published: ClassVar[str] = ""
     revocable: ClassVar[bool] = False
     problems: ClassVar[tuple[str, ...]] = ("classification", "detection")
-    config: Any
-    training: Training
+    needs: ClassVar[tuple[Role, ...]] = ()
+    taught: ClassVar[tuple[Role, ...]] = ()
+
+    training: Training = field(default_factory=Training)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings by name, without those of the loop."""
+        own = (f.name for f in fields(self) if f.init and f.name != "training")
+        return {name: getattr(self, name) for name in own}
+
+    @abstractmethod
+    def loss(self, step: Step) -> Terms:
+        """Return the terms of the loss, each weighted."""
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Prepare ``task`` (adapters, a teacher, a fresh model) and say what is trained.
@@ -102,9 +128,17 @@ class Method(Protocol):
         """Return which images the coming step needs."""
         return ("retain", "forget")
 
-    def step(self, problem: Problem, batch: Batch, progress: Progress) -> Terms:
-        """Return the named loss terms of one batch, "loss" among them."""
-        ...
+    def widened(self, batch: Batch) -> Batch:
+        """Return ``batch`` with the images that the method makes itself, if any."""
+        return batch
+
+    def relabel(self, batch: Batch) -> Batch:
+        """Return ``batch`` with other labels on its forgotten images."""
+        raise ConfigError(f"{self.name} does not relabel")
+
+    def answered(self, problem: Problem, batch: Batch) -> Any:
+        """Return the teacher's outputs; called without gradients."""
+        raise ConfigError(f"{self.name} has no teacher")
 
     def after_step(self, lr: float, progress: Progress) -> None:
         """Act on the parameters after the optimiser (proximal step, averaging)."""
@@ -123,3 +157,109 @@ class Method(Protocol):
     def load_state_dict(self, problem: Problem, state: Mapping[str, Tensor]) -> None:
         """Put model and method into the state of :meth:`state_dict`."""
         problem.model.load_state_dict(dict(state))
+
+
+class Step:
+    """What one update offers a loss, by role; each computed once, when it is first asked for.
+
+    One forward pass serves all roles of the batch, and one of the teacher those that it is asked about.
+
+    Attributes:
+        problem: the benchmark and its live model.
+        batch: the images.
+        progress: where training is.
+        parameters: what is trained, by name.
+    """
+
+    def __init__(self, method: Method, problem: Problem, batch: Batch, progress: Progress) -> None:
+        self.problem, self.progress = problem, progress
+        self.batch = method.widened(batch)
+        self._method = method
+
+    @cached_property
+    def outputs(self) -> Any:
+        """The live model's outputs for the batch."""
+        return self.problem.forward(self.batch)
+
+    @cached_property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        return trained(self.problem)
+
+    def has(self, role: Role) -> bool:
+        """Whether there are images of ``role``."""
+        return bool(self.batch.sizes.get(role))
+
+    def part(self, values: Tensor, role: Role) -> Tensor:
+        """Return the rows of ``values`` (B, …) that belong to ``role``."""
+        return present(self.batch.part(values, role), role)
+
+    def losses(self, margin: bool = True, handicap: float = 0.0) -> Losses:
+        """Return all images' losses on their true labels; see :meth:`Problem.losses`."""
+        return self.problem.losses(self.outputs, self.batch, margin, handicap)
+
+    def cross_entropy(self, role: Role, margin: bool = True) -> Tensor:
+        """Return the loss of each of a role's images on its true label, (B,)."""
+        return self.part(self.losses(margin).total, role)
+
+    @cached_property
+    def relabelled_batch(self) -> Batch:
+        """The batch with other labels on its forgotten images, drawn once."""
+        return self._method.relabel(self.batch)
+
+    def relabelled(self, role: Role | None = None, margin: bool = True) -> Tensor:
+        """Return the loss of each image, or of each of a role's, on its new label, (B,).
+
+        Only images to forget have another than their true one.
+        """
+        losses = self.problem.losses(self.outputs, self.relabelled_batch, margin).total
+        return losses if role is None else self.part(losses, role)
+
+    def objects(self, role: Role, space: Space = "logits") -> tuple[Tensor, Tensor] | None:
+        """Return the vectors (M, D) and labels (M,) of a role's objects; None where there are none."""
+        return self.problem.vectors(self.outputs, self.batch, space, role)
+
+    def vectors(self, role: Role, space: Space = "logits") -> Tensor:
+        """Return the vectors (M, D) of a role's objects."""
+        return vectors(self.problem, self.outputs, self.batch, role, space)
+
+    @cached_property
+    def _answers(self) -> tuple[Batch, Any]:
+        asked = self.batch.only(*self._method.taught)
+        with torch.no_grad():
+            return asked, self._method.answered(self.problem, asked)
+
+    def teacher(self, role: Role, space: Space = "logits") -> Tensor:
+        """Return the teacher's vectors (M, D) of a role's objects, in the order of the student's."""
+        asked, outputs = self._answers
+        with torch.no_grad():
+            return vectors(self.problem, outputs, asked, role, space)
+
+
+def present(part: Tensor | None, role: Role) -> Tensor:
+    """Return a role's part of a batch that must have it."""
+    if part is None:
+        raise DataError(f"the batch has no {role} image")
+    return part
+
+
+def vectors(problem: Problem, outputs: Any, batch: Batch, role: Role, space: Space = "logits") -> Tensor:
+    """Return the vectors (M, D) of a role's objects."""
+    objects = problem.vectors(outputs, batch, space, role)
+    return present(None if objects is None else objects[0], role)
+
+
+def trained(problem: Problem) -> dict[str, nn.Parameter]:
+    """Return the parameters that are open, by name."""
+    return {name: p for name, p in problem.model.named_parameters() if p.requires_grad}
+
+
+def of_task(values: tuple[float, ...], task: int) -> float:
+    """Return the value for task number ``task`` (from 0); the last one serves all further tasks.
+
+    Raises:
+        ConfigError: where there is no value at all.
+    """
+    if not values:
+        raise ConfigError("a weight per task is an empty list; give one number, or one for each task")
+    return values[min(task, len(values) - 1)]

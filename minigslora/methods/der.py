@@ -1,68 +1,74 @@
-"""DER: dark experience replay, relabelled images beside the teacher's logits on retained ones.
+"""DER and DER++: dark experience replay, relabelled images beside the teacher's logits on retained ones.
 
-    L = CE_f(relabelled) + λ · mean over retained x of ‖z_teacher(x) − z(x)‖²
-
-Source: arXiv 2004.07211, equation 5. The buffer is the retained images at hand; the logits stored
-with them are the pre-trained model's.
-
-The released recipe compares embeddings in place of logits, and sums over the batch.
+The buffer is the retained images at hand; the logits stored with them are the pre-trained model's. The
+released recipe compares embeddings in place of logits, and sums over the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
-
-from torch import Tensor
+from typing import ClassVar, Literal
 
 from minigslora.config import NonNegative
-from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
-from minigslora.problems.base import Space
+from minigslora.methods.base import Step, Terms
+from minigslora.methods.finetuning import FineTuning
+from minigslora.problems.base import Role, Space
+from minigslora.tasks import Progress
 
 
-@dataclass(frozen=True)
-class DERConfig(TaughtConfig, RelabellingConfig):
-    """Settings of DER.
+@dataclass(kw_only=True)
+class DER(FineTuning):
+    """L = CE_f(relabelled) + λ · mean over retained x of ‖z₀(x) − z(x)‖².   arXiv 2004.07211, equation 5.
 
     Attributes:
         match: λ.
-        space: what is compared; the spread of the logits is the unit of logits only.
+        space: what is compared.
         over: whether squared distances are averaged or summed over the batch.
+        relative: whether logits are in units of the teacher's spread.
+        low_labels: see :class:`~minigslora.methods.finetuning.Relabel`.
     """
+
+    name: ClassVar[str] = "der"
+    published: ClassVar[str] = "DER"
+    problems: ClassVar[tuple[str, ...]] = ("classification",)
+    taught: ClassVar[tuple[Role, ...]] = ("retain",)
 
     match: NonNegative = 0.5
     space: Space = "logits"
     over: Literal["mean", "sum"] = "mean"
+    relative: bool = True
+    low_labels: bool = False
 
-
-class DER(Matching):
-    """Dark experience replay (arXiv 2004.07211)."""
-
-    name: ClassVar[str] = "der"
-    published: ClassVar[str] = "DER"
-    lr: ClassVar[float] = 1e-3
-    released_lr: ClassVar[float] = 1e-3
-    Config: ClassVar[type[Any]] = DERConfig
-    config: Any
-
-    @classmethod
-    def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
-        """Return the released code's configuration."""
-        return {**RELEASED_TAUGHT, "match": 0.01, "space": "embedding", "over": "sum"}
-
-    @property
-    def space(self) -> Space:
-        """What is matched."""
-        chosen: Space = self.config.space
-        return chosen
-
-    @property
-    def unit(self) -> float:
-        """The logits' spread, or 1 for embeddings."""
-        return self.spread if self.space == "logits" else 1.0
-
-    def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Return the squared distance of vectors (B, D), averaged or summed over the batch."""
+    def loss(self, step: Step) -> Terms:
+        """Return the terms on one batch."""
+        forget = step.relabelled("forget", self.margin).mean()
+        unit = self.spread if self.space == "logits" else 1.0
+        teacher, student = (say("retain", self.space) / unit for say in (step.teacher, step.vectors))
         squares = (student - teacher).square().sum(dim=1)
-        return squares.sum() if self.config.over == "sum" else squares.mean()
+        return {
+            "forget": forget,
+            "match": self.match * (squares.sum() if self.over == "sum" else squares.mean()),
+        }
+
+
+@dataclass(kw_only=True)
+class DERPlusPlus(DER):
+    """L = DER's + λ' · CE on a second draw of retained images.   arXiv 2004.07211, equation 6.
+
+    Attributes:
+        replay: λ'.
+    """
+
+    name: ClassVar[str] = "der++"
+    published: ClassVar[str] = "DER++"
+
+    replay: NonNegative = 1.0
+
+    def wants(self, progress: Progress) -> tuple[Role, ...]:
+        """Ask for two draws of retained images."""
+        return ("retain", "forget", "retain2")
+
+    def loss(self, step: Step) -> Terms:
+        """Add cross-entropy on the second draw."""
+        terms = super().loss(step)
+        return {**terms, "replay": self.replay * step.relabelled("retain2", self.margin).mean()}

@@ -1,63 +1,60 @@
-"""FDR: function distance regularisation, relabelled images near the teacher's outputs on retained ones.
-
-    L = CE_f(relabelled) + λ · (mean over retained x of ‖z_teacher(x) − z(x)‖²)^½
-
-Source: arXiv 1805.08289, equations 1 and 2: the distance of two functions is estimated by the root of
-the mean square over samples.
-
-The released recipe takes the mean over the batch of each image's distance.
-"""
+"""FDR: function distance regularisation, relabelled images near the teacher's outputs on retained ones."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from minigslora.config import NonNegative
-from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
+from minigslora.methods.base import Step, Terms
+from minigslora.methods.finetuning import FineTuning
+from minigslora.problems.base import Role
 
 
-@dataclass(frozen=True)
-class FDRConfig(TaughtConfig, RelabellingConfig):
-    """Settings of FDR.
+@dataclass(kw_only=True)
+class FDR(FineTuning):
+    """L = CE_f(relabelled) + λ · (mean over retained x of ‖z₀(x) − z(x)‖²)^½.   arXiv 1805.08289, (1), (2).
+
+    The distance of two functions is estimated by the root of the mean square over samples. The released
+    recipe takes the mean over the batch of each image's distance.
 
     Attributes:
         match: λ.
         each_image: take the mean of the images' distances, not the root of their mean square.
+        relative: whether logits are in units of the teacher's spread.
+        low_labels: see :class:`~minigslora.methods.finetuning.Relabel`.
     """
-
-    match: NonNegative = 5.0
-    each_image: bool = False
-
-
-class FDR(Matching):
-    """Function distance regularisation (arXiv 1805.08289)."""
 
     name: ClassVar[str] = "fdr"
     published: ClassVar[str] = "FDR"
-    lr: ClassVar[float] = 1e-3
-    released_lr: ClassVar[float] = 1e-3
-    Config: ClassVar[type[Any]] = FDRConfig
-    config: FDRConfig
+    problems: ClassVar[tuple[str, ...]] = ("classification",)
+    taught: ClassVar[tuple[Role, ...]] = ("retain",)
 
-    @classmethod
-    def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
-        """Return the released code's configuration."""
-        return {**RELEASED_TAUGHT, "match": 50.0, "each_image": True}
+    match: NonNegative = 5.0
+    each_image: bool = False
+    relative: bool = True
+    low_labels: bool = False
 
-    def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Return the distance of two functions from their values (B, C) on a batch.
+    def loss(self, step: Step) -> Terms:
+        """Return the terms on one batch."""
+        forget = step.relabelled("forget", self.margin).mean()
+        teacher, student = (say("retain") / self.spread for say in (step.teacher, step.vectors))
+        match = function_distance(teacher, student, self.each_image)
+        return {"forget": forget, "match": self.match * match}
 
-        Vector norms, since their gradient is zero, not undefined, where student and teacher agree.
-        """
-        gap = student - teacher
-        if self.config.each_image:
-            each: Tensor = torch.linalg.vector_norm(gap, dim=1)
-            return each.mean()
-        whole: Tensor = torch.linalg.vector_norm(gap)
-        return whole / math.sqrt(len(gap))
+
+def function_distance(teacher: Tensor, student: Tensor, each_image: bool = False) -> Tensor:
+    """Return the distance of two functions from their values (B, C) on a batch.
+
+    Vector norms, since their gradient is zero, not undefined, where student and teacher agree.
+    """
+    gap = student - teacher
+    if each_image:
+        each: Tensor = torch.linalg.vector_norm(gap, dim=1)
+        return each.mean()
+    whole: Tensor = torch.linalg.vector_norm(gap)
+    return whole / math.sqrt(len(gap))

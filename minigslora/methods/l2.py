@@ -1,51 +1,23 @@
-"""L2: fine-tuning on relabelled and retained images, near the weights of before.
-
-    L = CE(relabelled forgotten ∪ retained) + λ Σ_k Σ_i Ω_ki (θ_i − θ*_ki)²
-
-with one term k for the pre-trained model and one for each finished request, θ* the weights and Ω how
-much each matters. Here Ω = 1; EWC and MAS have their own Ω.
-
-Source: arXiv 2501.09705, section 5.1; the same pull is the baseline "L2" of arXiv 1612.00796. The
-released recipe differs in its relabelling and weights.
-"""
+"""L2: fine-tuning on relabelled and retained images, near the weights of before each request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from minigslora.config import NonNegative
-from minigslora.methods.base import ParamGroup, Terms, Training
-from minigslora.methods.finetuning import (
-    RELEASED,
-    Relabelling,
-    RelabellingConfig,
-    by_prefix,
-    retained_images,
-    trained,
-    with_total,
-)
+from minigslora.methods.base import ParamGroup, Step, Terms, state, trained
+from minigslora.methods.finetuning import FineTuning, by_prefix
 from minigslora.problems.base import Batch, Problem
 from minigslora.rng import Streams
-from minigslora.tasks import Progress, Task
+from minigslora.tasks import Task
 
 Named = dict[str, Tensor]
 """A tensor for each trained parameter, by the parameter's name."""
-
-
-@dataclass(frozen=True)
-class L2Config(RelabellingConfig):
-    """Settings of L2.
-
-    Attributes:
-        weight: λ.
-    """
-
-    weight: NonNegative = 0.1
 
 
 @dataclass(frozen=True)
@@ -64,38 +36,47 @@ class Anchor:
         return torch.stack(pulls).sum()
 
 
-class L2(Relabelling):
-    """Fine-tuning near the weights of before."""
+@dataclass(kw_only=True)
+class L2(FineTuning):
+    """L = CE(relabelled forgotten ∪ retained) + λ Σ_k Σ_i Ω_ki (θ_i − θ*_ki)².
+
+    One term k for the pre-trained model and one for each finished request, θ* the weights and Ω how much
+    each matters: 1 here; EWC and MAS have their own. Source: arXiv 2501.09705, section 5.1; the same pull is
+    the baseline "L2" of arXiv 1612.00796.
+
+    Attributes:
+        weight: λ.
+        low_labels: see :class:`~minigslora.methods.finetuning.Relabel`.
+        anchors: the terms k.
+        streams: the request's.
+    """
 
     name: ClassVar[str] = "l2"
     published: ClassVar[str] = "L2"
-    lr: ClassVar[float] = 1e-3
-    Config: ClassVar[type[Any]] = L2Config
-    config: Any
+    problems: ClassVar[tuple[str, ...]] = ("classification",)
 
-    def __init__(self, config: Any, training: Training) -> None:
-        super().__init__(config, training)
-        self.anchors: list[Anchor] = []
-        self.streams = Streams(0)
+    weight: NonNegative = 0.1
+    low_labels: bool = False
+    anchors: list[Anchor] = field(init=False, repr=False, compare=False, default_factory=list)
+    streams: Streams = state()
 
-    @classmethod
-    def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
-        """Return the released code's configuration."""
-        return {**RELEASED, "weight": 0.05 if single else 0.1}
-
-    def start_anew(self) -> None:
-        """Drop the anchors of another sequence."""
-        self.anchors.clear()
+    def loss(self, step: Step) -> Terms:
+        """Return cross-entropy over all images and the pull to the anchors."""
+        cross_entropy = step.relabelled(margin=self.margin).mean()
+        pulls = torch.stack([anchor.penalty(step.parameters) for anchor in self.anchors])
+        return {"cross_entropy": cross_entropy, "pull": self.weight * pulls.sum()}
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Anchor the pre-trained model, if this is the first request."""
+        if task.index == 0:
+            self.anchors.clear()  # of another sequence
         groups = super().begin(problem, task, streams)
         self.streams = streams
         if not self.anchors:
-            self.anchor(problem, task)
+            self.end(problem, task)
         return groups
 
-    def anchor(self, problem: Problem, task: Task) -> None:
+    def end(self, problem: Problem, task: Task) -> None:
         """Add a term for the model as it is."""
         weights = {name: p.detach().clone() for name, p in trained(problem).items()}
         self.anchors.append(Anchor(weights, self.importances(problem, task)))
@@ -104,39 +85,20 @@ class L2(Relabelling):
         """Return Ω = 1 for every parameter, as scalars."""
         return {name: torch.ones((), device=p.device) for name, p in trained(problem).items()}
 
-    def step(self, problem: Problem, batch: Batch, progress: Progress) -> Terms:
-        """Return cross-entropy over all images and the pull to the anchors."""
-        relabelled = self.relabel(batch)
-        losses = problem.losses(problem.forward(batch), relabelled, self.config.margin).total
-        parameters = trained(problem)
-        pulls = [anchor.penalty(parameters) for anchor in self.anchors]
-        terms = {"cross_entropy": losses.mean(), "pull": torch.stack(pulls).sum()}
-        return with_total(terms, {"pull": self.config.weight})
-
-    def end(self, problem: Problem, task: Task) -> None:
-        """Anchor the edited model."""
-        self.anchor(problem, task)
-
     def state_dict(self, problem: Problem) -> dict[str, Tensor]:
         """Return the model's weights and all anchors."""
-        state = super().state_dict(problem)
+        saved = super().state_dict(problem)
         for number, anchor in enumerate(self.anchors):
             for name, value in anchor.weights.items():
-                state[f"anchor{number}.weights.{name}"] = value.clone()
-                state[f"anchor{number}.importances.{name}"] = anchor.importances[name].clone()
-        return state
+                saved[f"anchor{number}.weights.{name}"] = value.clone()
+                saved[f"anchor{number}.importances.{name}"] = anchor.importances[name].clone()
+        return saved
 
     def load_state_dict(self, problem: Problem, state: Mapping[str, Tensor]) -> None:
         """Put model and anchors into the state of :meth:`state_dict`."""
-        parts = by_prefix(state)
+        parts = by_prefix({k: v.to(problem.device) for k, v in state.items()})
         problem.model.load_state_dict(parts.pop("model"))
-        self.anchors = []
-        for number in range(len(parts)):
-            part = {
-                kind: {name: value.to(problem.device) for name, value in named.items()}
-                for kind, named in by_prefix(parts[f"anchor{number}"]).items()
-            }
-            self.anchors.append(Anchor(**part))
+        self.anchors = [Anchor(**by_prefix(parts[f"anchor{number}"])) for number in range(len(parts))]
 
 
 def gradient_importances(
@@ -162,22 +124,19 @@ def gradient_importances(
     sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
     batches = 0
     for _ in range(draws):
-        for whole in retained_images(problem, task):
-            for part in pieces(whole, images):
-                found = torch.autograd.grad(
-                    objective(part), list(parameters.values()), allow_unused=True, materialize_grads=True
-                )
-                batches += 1
-                for total, gradient in zip(sums.values(), found, strict=True):
-                    total += gradient.abs().pow(power) * len(part.inputs)
+        for part in retained_pieces(problem, task, images):
+            found = torch.autograd.grad(
+                objective(part), list(parameters.values()), allow_unused=True, materialize_grads=True
+            )
+            batches += 1
+            for total, gradient in zip(sums.values(), found, strict=True):
+                total += gradient.abs().pow(power) * len(part.inputs)
     return {name: total / batches for name, total in sums.items()}
 
 
-def pieces(batch: Batch, images: int) -> list[Batch]:
-    """Cut a batch of retained images into batches of at most ``images``."""
-    found = []
-    for start in range(0, len(batch.inputs), images):
-        cut = slice(start, start + images)
-        inputs = batch.inputs[cut]
-        found.append(Batch(inputs, batch.targets[cut], {"retain": len(inputs)}))
-    return found
+def retained_pieces(problem: Problem, task: Task, images: int) -> Iterator[Batch]:
+    """Give the task's retained images once, unaugmented, in batches of at most ``images``."""
+    for whole in problem.replay(task):
+        for start in range(0, whole.sizes.get("retain", 0), images):
+            inputs = whole.inputs[start : start + images]
+            yield Batch(inputs, whole.targets[start : start + images], {"retain": len(inputs)})

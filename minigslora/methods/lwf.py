@@ -1,80 +1,60 @@
 """LwF: learning without forgetting, relabelled images beside the teacher's answers on retained ones.
 
-    L = CE_f(relabelled) + w · L_old + λ · CE_r
-    L_old = − Σ_c softmax(z_teacher / T)_c · log softmax(z / T)_c
-
-Source: arXiv 1606.09282, equations 2 to 4. The paper has no images of what is kept; here the teacher
-answers on the retained ones.
-
-The released recipe takes the logarithm of a log-softmax, which is not a number, and sets what is not a
-number to zero: its L_old is zero whatever the model says, and so is its gradient.
+The paper has no images of what is kept; here the teacher answers on the retained ones. The released recipe
+takes the logarithm of a log-softmax, which is not a number, and sets what is not a number to zero: its
+L_old is zero whatever the model says, and so is its gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from minigslora.config import NonNegative, Positive
-from minigslora.methods.base import Terms
-from minigslora.methods.finetuning import RELEASED_TAUGHT, Matching, RelabellingConfig, TaughtConfig
-from minigslora.problems.base import Batch, Problem
+from minigslora.methods.base import Step, Terms
+from minigslora.methods.finetuning import FineTuning
+from minigslora.problems.base import Role
 
 
-@dataclass(frozen=True)
-class LwFConfig(TaughtConfig, RelabellingConfig):
-    """Settings of LwF.
+@dataclass(kw_only=True)
+class LwF(FineTuning):
+    """L = CE_f(relabelled) + w · L_old + λ · CE_r.   arXiv 1606.09282, equations 2 to 4.
+
+    L_old = − Σ_c softmax(z₀ / T)_c · log softmax(z / T)_c, mean over retained images
 
     Attributes:
         match: w.
         replay: λ.
         temperature: T, in units of the logits' spread where ``relative``.
         twice_log: whether L_old takes the logarithm twice.
+        relative: whether logits are in units of the teacher's spread.
+        low_labels: see :class:`~minigslora.methods.finetuning.Relabel`.
     """
+
+    name: ClassVar[str] = "lwf"
+    published: ClassVar[str] = "LwF"
+    problems: ClassVar[tuple[str, ...]] = ("classification",)
+    taught: ClassVar[tuple[Role, ...]] = ("retain",)
 
     match: NonNegative = 1.0
     replay: NonNegative = 2.0
     temperature: Positive = 0.4
     twice_log: bool = False
+    relative: bool = True
+    low_labels: bool = False
 
-
-class LwF(Matching):
-    """Learning without forgetting (arXiv 1606.09282)."""
-
-    name: ClassVar[str] = "lwf"
-    published: ClassVar[str] = "LwF"
-    lr: ClassVar[float] = 1e-3
-    Config: ClassVar[type[Any]] = LwFConfig
-    config: LwFConfig
-
-    @classmethod
-    def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
-        """Return the released code's configuration."""
-        own = {"match": 0.5, "replay": 2.0 if single else 10.0, "temperature": 2.0, "twice_log": True}
-        return {**RELEASED_TAUGHT, **own}
-
-    @property
-    def unit(self) -> float:
-        """The temperature of the softmax."""
-        return float(self.config.temperature) * self.spread
-
-    def terms(self, problem: Problem, outputs: Any, batch: Batch) -> Terms:
-        """Add cross-entropy on retained images."""
-        retain = self.cross_entropy(problem, outputs, batch, "retain")
-        return {**super().terms(problem, outputs, batch), "retain": retain}
-
-    def weights(self) -> dict[str, float]:
-        """Add the weight of retained images."""
-        return {**super().weights(), "retain": self.config.replay}
-
-    def distance(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """Return L_old from logits over T, (B, C)."""
-        return (twice_log if self.config.twice_log else soft_cross_entropy)(teacher, student)
+    def loss(self, step: Step) -> Terms:
+        """Return the terms on one batch."""
+        old = twice_log if self.twice_log else soft_cross_entropy
+        unit = self.temperature * self.spread
+        forget = step.relabelled("forget", self.margin).mean()
+        match = self.match * old(step.teacher("retain") / unit, step.vectors("retain") / unit)
+        retain = self.replay * step.relabelled("retain", self.margin).mean()
+        return {"forget": forget, "match": match, "retain": retain}
 
 
 def soft_cross_entropy(teacher: Tensor, student: Tensor) -> Tensor:

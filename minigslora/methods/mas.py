@@ -1,53 +1,35 @@
-"""MAS: memory aware synapses, the pull of L2 with the sensitivity of the outputs as importance.
-
-    Ω_i = mean over x of |∂ ‖z(x)‖² / ∂θ_i|
-
-over the retained images, z the logits. Source: arXiv 1711.09601, equations 2 to 4 and section 4.1.
-
-The released recipe takes the gradient of the mean over whole batches, in which the gradients of
-different images cancel.
-"""
+"""MAS: memory aware synapses, the pull of L2 with the sensitivity of the outputs as importance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from minigslora.config import AtLeastOne, NonNegative
-from minigslora.methods.finetuning import RELEASED, vectors
-from minigslora.methods.l2 import L2, L2Config, Named, gradient_importances
+from minigslora.methods.base import vectors
+from minigslora.methods.l2 import L2, Named, gradient_importances
 from minigslora.problems.base import Batch, Problem
 from minigslora.tasks import Task
 
 
-@dataclass(frozen=True)
-class MASConfig(L2Config):
-    """Settings of MAS.
+@dataclass(kw_only=True)
+class MAS(L2):
+    """L2's loss with Ω_i = mean over retained x of |∂ ‖z(x)‖² / ∂θ_i|, z the logits.
+
+    Source: arXiv 1711.09601, equations 2 to 4 and section 4.1. The released recipe takes the gradient of the
+    mean over whole batches, in which the gradients of different images cancel.
 
     Attributes:
-        weight: λ.
-        images: how many images share one gradient.
+        images_per_gradient: how many images share one gradient.
     """
-
-    weight: NonNegative = 0.005
-    images: AtLeastOne = 1
-
-
-class MAS(L2):
-    """Memory aware synapses (arXiv 1711.09601)."""
 
     name: ClassVar[str] = "mas"
     published: ClassVar[str] = "MAS"
-    Config: ClassVar[type[Any]] = MASConfig
-    config: MASConfig
 
-    @classmethod
-    def released(cls, single: bool, batch: int) -> Mapping[str, Any]:
-        """Return the released code's configuration."""
-        return {**RELEASED, "weight": 5.0 if single else 0.005, "images": batch}
+    weight: NonNegative = 0.005
+    images_per_gradient: AtLeastOne = 1
 
     def importances(self, problem: Problem, task: Task) -> Named:
         """Return how far each parameter moves the squared norm of the logits."""
@@ -56,4 +38,4 @@ class MAS(L2):
             logits = vectors(problem, problem.forward(batch), batch, "retain")
             return logits.square().sum(dim=1).mean()
 
-        return gradient_importances(problem, task, size, 1, self.config.images)
+        return gradient_importances(problem, task, size, 1, self.images_per_gradient)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from minigslora.losses import shortfall
 from minigslora.rng import Streams
 from minigslora.tasks import Task
 
@@ -39,7 +41,7 @@ class Batch:
     targets: Any
     sizes: dict[Role, int]
 
-    def part(self, values: Tensor, role: Role) -> Tensor | None:
+    def part(self, values: Any, role: Role) -> Any:
         """Return the rows of ``values`` (B, …) that belong to ``role``; None where it has none."""
         start = 0
         for name, size in self.sizes.items():
@@ -47,6 +49,20 @@ class Batch:
                 return values[start : start + size]
             start += size
         return None
+
+    def only(self, *roles: Role) -> Batch:
+        """Return the images of some roles as a batch of their own."""
+        if set(roles) >= self.sizes.keys():
+            return self
+        kept = {role: size for role, size in self.sizes.items() if role in roles}
+        inputs, targets = ([self.part(v, role) for role in kept] for v in (self.inputs, self.targets))
+        return Batch(_joined(inputs), _joined(targets), kept)
+
+
+def _joined(parts: list[Any]) -> Any:
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else [entry for part in parts for entry in part]
 
 
 @dataclass
@@ -68,11 +84,10 @@ class Losses:
 
     def short_of(self, bound: float) -> Tensor:
         """Return by how much each image falls short of a bound, ReLU(BND − loss) (4.2), (B,)."""
-        return (bound - self.bounded).relu()
+        return shortfall(self.bounded, bound)
 
 
-@runtime_checkable
-class Problem(Protocol):
+class Problem(ABC):
     """What a benchmark means to a method.
 
     Attributes:
@@ -90,9 +105,9 @@ class Problem(Protocol):
     device: torch.device
 
     @property
+    @abstractmethod
     def margin(self) -> float:
         """The most that the head's training margin adds to a cross-entropy, in nats; 0 without one."""
-        ...
 
     @property
     def chance(self) -> float:
@@ -100,52 +115,52 @@ class Problem(Protocol):
         return math.log(self.num_classes)
 
     @property
+    @abstractmethod
     def head(self) -> nn.Module:
         """The classifier: its ``weight`` has a row per class, its ``bias``, if any, a value."""
-        ...
 
     @property
     def whole_head(self) -> tuple[nn.Module, tuple[int, ...]]:
         """The head that the task's was cut from, and its row of each class; its own where none was."""
         return self.head, tuple(range(self.num_classes))
 
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Return what determines a run's numbers beside model and method: data, normalisation, machine."""
-        ...
 
+    @abstractmethod
     def training_images(self, classes: Sequence[int]) -> tuple[int, ...]:
         """Return the indices of all training images of some classes, at hand or not."""
-        ...
 
     def begin(self, task: Task) -> None:
         """Learn which classes the coming batches keep and forget."""
 
+    @abstractmethod
     def batch(self, indices: Mapping[Role, Tensor], moves: torch.Generator | None = None) -> Batch:
         """Return training images by index, on the device, augmented where a stream is given."""
-        ...
 
+    @abstractmethod
     def forward(self, batch: Batch, model: nn.Module | None = None) -> Any:
         """Return the outputs of ``model`` (the live one by default) for ``batch``."""
-        ...
 
+    @abstractmethod
     def losses(self, outputs: Any, batch: Batch, margin: bool = True, handicap: float = 0.0) -> Losses:
         """Return per-image losses on true labels, with the head's training margin if it has one.
 
         ``handicap`` nats are taken off the true logit besides.
         """
-        ...
 
+    @abstractmethod
     def vectors(self, outputs: Any, batch: Batch, space: Space, role: Role) -> tuple[Tensor, Tensor] | None:
         """Return (vectors (M, D), labels (M,)) of the objects of ``role``, one row per object.
 
         A classification image is one object; a detection image has one per matched box. None where
         the batch has none.
         """
-        ...
 
+    @abstractmethod
     def class_rows(self, space: Space, model: nn.Module | None = None) -> Tensor:
         """Return the classifier's own rows as prototypes, (C, D): what a class without data has."""
-        ...
 
     def replay(self, task: Task) -> Iterator[Batch]:
         """Give the task's images once, unaugmented, in evaluation mode; for teachers and prototypes."""
@@ -159,17 +174,17 @@ class Problem(Protocol):
             for part in rows.split(self.eval_batch) if images else ():
                 yield self.batch({role: part})
 
+    @abstractmethod
     def fresh_model(self, streams: Streams) -> nn.Module:
         """Return the same architecture with random weights, for Retrain."""
-        ...
 
+    @abstractmethod
     def evaluate(self, tasks: Sequence[Task]) -> list[dict[str, float]]:
         """Return each task's metrics for the live model on the test split, from one pass over it."""
-        ...
 
+    @abstractmethod
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the precision context of training."""
-        ...
 
     def compiled(self) -> contextlib.AbstractContextManager[Any]:
         """Return a context in which the live model's forward passes are compiled, where they can be."""
