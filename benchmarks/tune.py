@@ -38,8 +38,8 @@ from minigslora.errors import ConfigError, MiniGSLoRAError, TrainingDiverged
 from minigslora.models import checkpoint
 from minigslora.problems.detection import CHOICES, Detection
 from minigslora.reproduction import benchmark
+from minigslora.sequence import forget_sequence
 from minigslora.tasks import Setting, plan
-from minigslora.training import forget_sequence
 
 METRICS = ("h", "acc_r", "acc_f", "acc_o", "acc_m")
 OF_BOXES = ("h50", "ap50_r_before", "ap50_r", "ap50_f", "ap50_o")

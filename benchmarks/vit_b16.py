@@ -25,8 +25,8 @@ from minigslora.models.head_slicing import slice_head
 from minigslora.models.pretrained import imagenet_classes
 from minigslora.problems.classification import Classification, Outside
 from minigslora.rng import Streams
+from minigslora.sequence import forget_sequence
 from minigslora.tasks import Setting, plan
-from minigslora.training import forget_sequence
 
 
 def random_images(classes: tuple[str, ...], each: int, size: int, name: str) -> ImageSet:

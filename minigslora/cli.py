@@ -136,7 +136,7 @@ def forget(
     from minigslora.erasure import finalized_file
     from minigslora.files import alone_in, read_lines, require_writable, sha256
     from minigslora.fingerprint import library_fingerprint
-    from minigslora.training import RunFolder
+    from minigslora.sequence import RunFolder
 
     settings = method_settings(change or [])
     order = read_lines(class_names) if class_names else None

@@ -33,8 +33,8 @@ from minigslora.metrics import with_h
 from minigslora.models.checkpoint import card_of
 from minigslora.models.heads import CosineHead
 from minigslora.problems.classification import Classification
+from minigslora.sequence import forget_sequence, origin_of
 from minigslora.tasks import Plan, Setting, Task, TaskReport, check_requests, plan_requests, without
-from minigslora.training import forget_sequence, origin_of
 
 _RUN = "_minigslora_run"
 """A model's attribute: the :class:`Run` that it was edited by last."""

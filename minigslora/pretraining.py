@@ -1,14 +1,13 @@
-"""Pre-training of a classifier or a detector from random weights: what the rest of the library edits.
+"""Pre-training of a classifier or a detector: what the rest of the library edits.
 
-One ordinary supervised loop (notebook 01): AdamW, linear warm-up and cosine rate, small random affine
-augmentation, gradient clipping, and, for a cosine head, a margin that grows over the first part of
-training (a full margin from random weights does not get off the ground). A classifier without a margin
+The one loop with an ordinary supervised loss (notebook 01): AdamW, linear warm-up and cosine rate, small
+random affine augmentation, gradient clipping, and, for a cosine head, a margin that grows over the first part
+of training (a full margin from random weights does not get off the ground). A classifier without a margin
 can learn from images mixed in pairs, which makes more of few photographs.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,24 +18,26 @@ import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from minigslora.config import AtLeastOne, Count, NonNegative, Seed, Share, parse_fields, parse_value
 from minigslora.course.runs import device_name, versions
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet, ImageSet
-from minigslora.device import Precision, autocast, pick_device, seeded
+from minigslora.device import Precision, pick_device, seeded
 from minigslora.erasure import normalisation
-from minigslora.errors import ConfigError, DataError, TrainingDiverged
+from minigslora.errors import ConfigError, DataError
 from minigslora.files import require_writable, sha256, write_json
+from minigslora.methods.base import Method, Step, Terms, Training
 from minigslora.models import checkpoint
 from minigslora.models.detr import MINI_SCENES, DetectorConfig, frozen_norms, trainable_norms
 from minigslora.models.heads import CosineHead
 from minigslora.models.vit import MINI_FACE, MINI_GLYPH, FaceConfig, VitConfig
-from minigslora.problems.base import Batch
+from minigslora.problems.base import Role
 from minigslora.problems.classification import Classification
 from minigslora.problems.detection import Detection
 from minigslora.rng import Streams
+from minigslora.tasks import Progress, Task
+from minigslora.training import train
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,37 @@ class Epoch:
     seconds: float
 
 
-def rate(step: int, steps_per_epoch: int, config: Pretraining) -> float:
-    """Return the learning rate at ``step``: linear warm-up times a cosine to a thousandth."""
-    warm = min(1.0, (step + 1) / max(1, config.warmup_epochs * steps_per_epoch))
-    done = step / (config.epochs * steps_per_epoch)
-    return config.lr * warm * (0.0005 + 0.9995 * 0.5 * (1 + math.cos(math.pi * done)))
+@dataclass(kw_only=True)
+class Supervised(Method):
+    """Ordinary supervised training of all that is open, as a method of the one loop.
+
+    Attributes:
+        margin_ramp, mix: see :class:`Pretraining`.
+        margin: whether a head with a training margin is trained with it.
+    """
+
+    margin_ramp: Share = 0.3
+    mix: Share = 0.0
+    margin: bool = True
+
+    def loss(self, step: Step) -> Terms:
+        """Return the problem's own loss."""
+        problem, progress, batch = step.problem, step.progress, step.batch
+        ramp = min(1.0, progress.epoch / max(1e-9, self.margin_ramp * progress.epochs))
+        if isinstance(problem, Classification) and self.mix and torch.rand(()) < self.mix:
+            batch = problem.mixed(batch)
+        return {"supervised": problem.supervised(batch, ramp if self.margin else 0.0)}
+
+    def wants(self, progress: Progress) -> tuple[Role, ...]:
+        """Ask for the images of the training split."""
+        return ("retain",)
+
+
+class _Streams(Streams):
+    """The streams of pre-training; the order of the shipped models' images was drawn under this name."""
+
+    def __call__(self, *key: str | int, device: torch.device | str = "cpu") -> torch.Generator:
+        return super().__call__(*("order" if part == "order/retain" else part for part in key), device=device)
 
 
 def pretrain(
@@ -109,71 +136,38 @@ def pretrain(
     config = parse_fields(config)
     if config.mix and (isinstance(problem, Detection) or problem.margin):
         raise ConfigError(f"mix = {config.mix}: only a classifier without a margin learns from mixed images")
-    streams, data = Streams(config.seed, "pretrain"), problem.data.train
-    order, moves = streams("order"), streams("augment", device=problem.device)
-    parameters = [p for p in problem.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    steps, began, history = max(1, len(data) // config.batch), time.perf_counter(), []
-    good = {key: value.clone() for key, value in problem.model.state_dict().items()}
-    bar = tqdm(range(config.epochs), desc="pre-training", disable=None if watch else True)
-    with seeded(config.seed, problem.device):  # dropout, and what is mixed
-        for epoch in bar:
-            problem.model.train()
-            share = min(1.0, epoch / max(1e-9, config.margin_ramp * config.epochs))
-            share = share if objective == "margin" else 0.0
-            permutation = torch.randperm(len(data), generator=order).to(problem.device)
-            total = torch.zeros((), device=problem.device)
-            for step in range(steps):
-                for group in optimizer.param_groups:
-                    group["lr"] = rate(epoch * steps + step, steps, config)
-                rows = permutation[step * config.batch : (step + 1) * config.batch]
-                batch = problem.batch({"retain": rows}, moves if config.augment else None)
-                total += _step(problem, batch, share, optimizer, parameters, config)
-            loss = float(total) / steps
-            _keep_or_put_back(problem.model, good, loss, epoch, config)
-            if (epoch + 1) % evaluate_every == 0 or epoch + 1 == config.epochs:
-                accuracy = problem.accuracy("val")
-                history.append(Epoch(epoch + 1, loss, accuracy, time.perf_counter() - began))
-                bar.set_postfix(loss=f"{loss:.2f}", val=f"{accuracy:.1f} %")
-                on_epoch(history[-1])
-    return history
-
-
-def _step(
-    problem: Classification | Detection,
-    batch: Batch,
-    share: float,
-    optimizer: torch.optim.Optimizer,
-    parameters: list[nn.Parameter],
-    config: Pretraining,
-) -> Tensor:
-    if isinstance(problem, Classification) and config.mix and torch.rand(()) < config.mix:
-        batch = problem.mixed(batch)
-    with autocast(problem.device, config.precision):
-        loss = problem.supervised(batch, share)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(parameters, config.clip)
-    optimizer.step()
-    return loss.detach()
-
-
-def _keep_or_put_back(
-    model: nn.Module, good: dict[str, Tensor], loss: float, epoch: int, config: Pretraining
-) -> None:
-    """Keep an epoch's weights in ``good`` if they are finite, else put the last good ones back."""
-    state = model.state_dict()
-    finite = torch.stack([value.isfinite().all() for value in state.values()]).all()
-    if math.isfinite(loss) and finite:
-        for key, value in state.items():
-            good[key].copy_(value)
-        return
-    model.load_state_dict(good)
-    what = "a weight is not finite" if math.isfinite(loss) else f"the loss is {loss}"
-    raise TrainingDiverged(
-        f"pre-training, epoch {epoch + 1}: {what}; the model was put back to the state before this "
-        f"epoch. Lower lr (now {config.lr})"
+    loop = Training(
+        epochs=config.epochs,
+        batch_retain=config.batch,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        schedule="cosine by step",
+        warmup_epochs=config.warmup_epochs,
+        clip=config.clip,
+        augment=config.augment,
+        whole_batches=True,
     )
+    learn = Supervised(
+        margin_ramp=config.margin_ramp, mix=config.mix, margin=objective == "margin", training=loop
+    )
+    history, began = list[Epoch](), time.perf_counter()
+
+    def evaluate(task: Task, epoch: int, terms: Mapping[str, float]) -> None:
+        if (epoch + 1) % evaluate_every == 0 or epoch + 1 == config.epochs:
+            accuracy = problem.accuracy("val")
+            history.append(Epoch(epoch + 1, terms["loss"], accuracy, time.perf_counter() - began))
+            on_epoch(history[-1])
+
+    images = tuple(range(len(problem.data.train)))
+    everything = Task("pre-training", 0, (), (), tuple(range(problem.num_classes)), retain_images=images)
+    opened = [{"params": [p for p in problem.model.parameters() if p.requires_grad]}]
+    own, problem.precision = problem.precision, config.precision
+    try:
+        with seeded(config.seed, problem.device):  # dropout, and what is mixed
+            train(problem, learn, everything, opened, _Streams(config.seed, "pretrain"), watch, evaluate)
+    finally:
+        problem.precision = own
+    return history
 
 
 # --- recipes by name, and the checkpoints they make -------------------------------------------------

@@ -22,8 +22,8 @@ from minigslora.methods.lwf import soft_cross_entropy, twice_log
 from minigslora.problems.base import Batch
 from minigslora.problems.classification import Classification, Outputs
 from minigslora.rng import Streams
+from minigslora.sequence import forget_sequence
 from minigslora.tasks import Plan, Progress, Setting, Task, plan
-from minigslora.training import forget_sequence
 
 CPU = torch.device("cpu")
 TASK = Task(

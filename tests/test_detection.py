@@ -35,8 +35,9 @@ from minigslora.pretraining import Pretraining, Recipe, make_checkpoint, pretrai
 from minigslora.problems.detection import CHOICES, Detection, augment
 from minigslora.reproduction import benchmark, published
 from minigslora.rng import Streams
+from minigslora.sequence import forget_sequence
 from minigslora.tasks import Progress, Setting, Task, class_order, plan, plan_requests
-from minigslora.training import forget_sequence, train_task
+from minigslora.training import train_task
 
 EVERYTHING = tuple(range(15))
 QUICK = {"epochs": 1, "updates": 0, "batch_retain": 4, "batch_forget": 4, "rank": 2}

@@ -9,9 +9,10 @@ from minigslora.device import autocast, choose_attention, cpu_has_bf16, fast_bf1
 from minigslora.errors import ConfigError
 from minigslora.methods.gslora_pp import GSLoRAPlusPlus
 from minigslora.rng import Streams
+from minigslora.sequence import forget_sequence
 from minigslora.sparsity import ProximalStep, zero_groups
 from minigslora.tasks import Setting, plan
-from minigslora.training import check_defined, forget_sequence, train_task
+from minigslora.training import check_defined, train_task
 
 CPU = torch.device("cpu")
 

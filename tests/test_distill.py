@@ -14,8 +14,9 @@ from minigslora.methods import create
 from minigslora.models.vit import FaceConfig, face_transformer
 from minigslora.problems.classification import Classification
 from minigslora.rng import Streams
+from minigslora.sequence import forget_sequence
 from minigslora.tasks import Plan, Progress, Setting, plan
-from minigslora.training import EpochOrder, forget_sequence
+from minigslora.training import EpochOrder
 
 
 def problem_and_task():

@@ -17,8 +17,9 @@ from minigslora.errors import ConfigError, DataError, ModelError, OutputError, T
 from minigslora.methods.base import Method
 from minigslora.methods.gslora import GSLoRA
 from minigslora.rng import Streams
+from minigslora.sequence import RunFolder, forget_sequence
 from minigslora.tasks import Setting, Task, plan
-from minigslora.training import Average, EpochOrder, RunFolder, forget_sequence, learning_rate, train_task
+from minigslora.training import Average, EpochOrder, learning_rate, train_task
 
 CPU = torch.device("cpu")
 SETTING = Setting(requests=(1, 2), ratio=0.5)

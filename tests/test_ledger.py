@@ -299,7 +299,7 @@ def test_another_run_in_the_same_folder_is_refused_by_what_differs(tmp_path, mon
     if std := change.pop("card", None):
         checkpoint.set_card(model, checkpoint.Card({"kind": "face"}, (), (0.0,) * 3, std))
     if newer := change.pop("library", None):
-        monkeypatch.setattr("minigslora.training.library_fingerprint", lambda: newer)
+        monkeypatch.setattr("minigslora.sequence.library_fingerprint", lambda: newer)
     with pytest.raises(OutputError, match=rf"holds another run \(its .*{differs}.* differ\); choose another"):
         forget(model, data, ["person-001"], out=tmp_path / "run", **{**QUICK, **change})
     assert all(f.read_bytes() == before for f, before in files.items())

@@ -14,8 +14,8 @@ from minigslora.methods.gslora import GSLoRA
 from minigslora.methods.head_only import HeadOnly
 from minigslora.methods.lirf import LIRF
 from minigslora.methods.retrain import Retrain
+from minigslora.sequence import forget_sequence
 from minigslora.tasks import Setting, plan
-from minigslora.training import forget_sequence
 
 FOLDER = Path(methods.__file__).parent
 TEXT = (FOLDER / "README.md").read_text(encoding="utf-8")

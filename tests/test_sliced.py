@@ -17,8 +17,8 @@ from minigslora.methods import create
 from minigslora.models import checkpoint
 from minigslora.models.head_slicing import restore_head, restored, slice_head
 from minigslora.problems.classification import Classification, Outside
+from minigslora.sequence import forget_sequence
 from minigslora.tasks import Setting, plan
-from minigslora.training import forget_sequence
 
 ALL = tuple("abcdefghi")
 TASK = ("c", "a", "h", "d", "i", "f")

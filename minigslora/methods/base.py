@@ -40,13 +40,14 @@ class Training:
         lr: peak learning rate.
         lr_min: the rate that the cosine falls to, and would have an epoch after the last one.
         weight_decay: AdamW's, for parameter groups that do not set their own.
-        schedule: "cosine" by epoch, or "constant".
+        schedule: "cosine" by epoch, "cosine by step", or "constant".
         warmup_epochs: linear warm-up of the rate.
         averaged_epochs: the last epochs, the parameters after each of whose updates are averaged into what
             a request ends with; none for those after the last update.
         optimizer: "adamw" or "adam".
         clip: largest gradient norm; 0 for none.
         augment: whether images are augmented on the device.
+        whole_batches: whether images that fill no batch are left out of an epoch.
         dropout: whether the model's dropout acts while it is edited.
         deterministic: whether only kernels are used that give the same numbers again, bit for bit, on a GPU,
             too; a CPU's do so by themselves. Not for detection on a GPU, whose attention has none.
@@ -61,12 +62,13 @@ class Training:
     lr: NonNegative = 1e-2
     lr_min: NonNegative = 1e-5
     weight_decay: NonNegative = 0.05
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "cosine by step", "constant"] = "cosine"
     warmup_epochs: Count = 0
     averaged_epochs: Count = 0
     optimizer: Literal["adamw", "adam"] = "adamw"
     clip: NonNegative = 0.0
     augment: bool = False
+    whole_batches: bool = False
     dropout: bool = True
     deterministic: bool = False
     compile: bool = False

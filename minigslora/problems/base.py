@@ -183,6 +183,14 @@ class Problem(ABC):
         """Return each task's metrics for the live model on the test split, from one pass over it."""
 
     @abstractmethod
+    def supervised(self, batch: Batch, share: float = 1.0) -> Tensor:
+        """Return the loss that models are pre-trained with; ``share`` is of the head's training margin."""
+
+    @abstractmethod
+    def accuracy(self, split: Literal["train", "val", "test"]) -> float:
+        """Return the accuracy (of a detector, its AP50) over all classes of a split, in percent."""
+
+    @abstractmethod
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the precision context of training."""
 

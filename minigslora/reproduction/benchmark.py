@@ -29,8 +29,8 @@ from minigslora.models.head_slicing import slice_head
 from minigslora.problems.classification import Classification, Outside
 from minigslora.problems.detection import CHOICES, Detection
 from minigslora.reproduction import published
+from minigslora.sequence import forget_sequence
 from minigslora.tasks import Setting, TaskReport, plan
-from minigslora.training import forget_sequence
 
 PRE_TRAINED = "pre-trained"
 """The row of the model that nothing was erased from; the published tables call it Pre-train."""
