@@ -89,8 +89,9 @@ def preset(
     recipe = recipe if method.published else "corrected"
     asked, by_method = setting(name, recipe), read(recipe, "methods")
     common, own = by_method["all"], by_method.get(method.name, Preset())
+    of_weights = {} if method.revocable else by_method["weights"].loop
     within = [choices for start, choices in own.within.items() if name.startswith(start)]
     layers = [common.choices, own.choices, asked.choices if issubclass(method, kin) else {}, *within]
     known = {f.name for f in fields(method) if f.init}
     choices = {key: value for layer in layers for key, value in layer.items() if key in known}
-    return choices, {**common.loop, **asked.loop, **own.loop}
+    return choices, {**common.loop, **asked.loop, **of_weights, **own.loop}

@@ -83,7 +83,7 @@ class EpochOrder:
         if not self.pools:
             raise DataError(f"{task.name} has no image to train on; give retained or forgotten ones")
         self.streams = {role: streams(f"order/{role}") for role in self.pools}
-        asked = {role: training.batch_retain for role in images} | {"forget": training.batch_forget}
+        asked = dict.fromkeys(images, training.batch_retain) | {"forget": training.batch_forget}
         self.sizes = {role: min(asked[role], len(pool)) for role, pool in self.pools.items()}
         leading: Role = next(r for r in ("retain", "foreign", "forget") if r in self.pools)
         once = len(self.pools[leading]) / self.sizes[leading]

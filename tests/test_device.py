@@ -42,7 +42,7 @@ def test_a_gpu_that_is_not_there(monkeypatch):
 def test_deterministic_kernels_while_a_request_is_served_and_not_after(data):
     seen = []
     plan_of = plan(data, Setting(requests=(1,)), seed=0)
-    method = GSLoRAPlusPlus(GSLoRAPlusPlus.Config(rank=2), tiny.training(deterministic=True))
+    method = GSLoRAPlusPlus(rank=2, training=tiny.training(deterministic=True))
     problem = tiny.problem()
     train_task(
         problem,
@@ -155,7 +155,7 @@ class Watched(GSLoRAPlusPlus):
 @pytest.mark.parametrize("recipe", methods.RECIPES)
 def test_a_step_never_waits_for_the_gpu(data, on_gpu, recipe, augment):
     made = methods.create("gslora++", recipe, **{**tiny.QUICK, "augment": augment, "sparsity_warmup": 0.0})
-    method = Watched(made.config, made.training)
+    method = Watched(**made.settings, training=made.training)
     try:
         forget_sequence(on_gpu, method, plan(data, Setting(requests=(1,), ratio=1.0), 0))
     finally:

@@ -18,7 +18,7 @@ from minigslora.methods.base import Method
 from minigslora.methods.gslora import GSLoRA
 from minigslora.rng import Streams
 from minigslora.sequence import RunFolder, forget_sequence
-from minigslora.tasks import Setting, Task, plan
+from minigslora.tasks import Progress, Setting, Task, plan
 from minigslora.training import Average, EpochOrder, learning_rate, train_task
 
 CPU = torch.device("cpu")
@@ -66,11 +66,11 @@ def stop_in(task, epoch):
 
 def test_the_rate_warms_up_and_follows_a_cosine():
     cosine = tiny.training(epochs=10, warmup_epochs=2, lr=1.0, lr_min=0.1)
-    rates = [learning_rate(e, cosine) for e in range(10)]
+    rates = [learning_rate(cosine, Progress(epoch=e)) for e in range(10)]
     assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
     assert rates[3:] == pytest.approx([0.1 + 0.45 * (1 + math.cos(math.pi * i / 8)) for i in range(1, 8)])
     constant = tiny.training(epochs=10, schedule="constant", lr=1.0)
-    assert {learning_rate(e, constant) for e in range(10)} == {1.0}
+    assert {learning_rate(constant, Progress(epoch=e)) for e in range(10)} == {1.0}
 
 
 def order(retain=12, forget=5, **settings):
@@ -336,17 +336,16 @@ class Poisoned(GSLoRA):
     name = "poisoned"
     at = ("task2", 1)
 
-    def step(self, problem, batch, progress):
-        terms = super().step(problem, batch, progress)
-        if (f"task{progress.task + 1}", progress.epoch) == self.at:
+    def loss(self, step):
+        terms = super().loss(step)
+        if (f"task{step.progress.task + 1}", step.progress.epoch) == self.at:
             terms["forget"] = terms["forget"] * float("nan")
-            terms["loss"] = terms["loss"] + terms["forget"]
         return terms
 
 
 def poisoned(kind=Poisoned):
     made = make_method()
-    return kind(made.config, made.training)
+    return kind(**made.settings, training=made.training)
 
 
 def test_a_loss_that_is_not_finite_stops_names_its_term_and_keeps_the_last_good_state(tmp_path):
@@ -433,13 +432,12 @@ class Minimal(Method):
     name = "minimal"
 
     def __init__(self, **settings):
-        self.config = tiny.FACE  # any dataclass
-        self.training = tiny.training(**settings)
+        super().__init__(training=tiny.training(**settings))
         self.wanted = []
 
-    def step(self, problem, batch, progress):
-        self.wanted.append((progress.epoch, tuple(batch.sizes)))
-        return {"loss": problem.losses(problem.forward(batch), batch).total.mean()}
+    def loss(self, step):
+        self.wanted.append((step.progress.epoch, tuple(step.batch.sizes)))
+        return {"all": step.losses().total.mean()}
 
 
 class Phases(Minimal):

@@ -14,6 +14,7 @@ from minigslora import lora
 from minigslora.datasets.images import medley
 from minigslora.errors import ConfigError
 from minigslora.methods import create
+from minigslora.methods.base import Step
 from minigslora.methods.hold import Hold
 from minigslora.rng import Streams
 from minigslora.tasks import Progress, Setting, plan
@@ -90,22 +91,29 @@ def test_the_steps_loss_has_the_term_with_its_weight(data):
     method = create("gslora", **tiny.QUICK, hold=7.0, foreign=0.5)
     method.begin(problem, task, Streams(0))
     batch = problem.batch({"retain": torch.tensor(task.retain_images[:2])})
-    terms = method.step(problem, batch, Progress())
-    expected = terms["retain"] + 7.0 * terms["hold"]
-    torch.testing.assert_close(terms["loss"], expected)
+    terms = tiny.loss_terms(method, problem, batch)
+    step = Step(method, problem, batch, Progress())
+    again = Hold(problem, task, method.hold_temperature * method.spread, 0.5, Streams(0)).widened(batch)
+    assert step.batch.sizes == again.sizes == {"retain": 2, "foreign": 1}
+    term = Hold(problem, task, method.hold_temperature * method.spread, 0.5, Streams(0))
+    wide = term.widened(batch)
+    assert torch.equal(wide.inputs, again.inputs)
+    expected = 7.0 * term.term(problem, problem.forward(wide), wide)
+    torch.testing.assert_close(terms["hold"], expected)
+    torch.testing.assert_close(terms["loss"], terms["retain"] + expected)
 
 
 def test_only_sliced_models_and_missing_classes_are_held():
-    assert create("gslora++", "corrected", "imagenet100/ratio").config.hold > 0
-    assert create("gslora", "corrected", "missing").config.hold > 0
-    assert create("gslora-distill", "corrected", "missing").config.hold == 0  # its own term is the same
+    assert create("gslora++", "corrected", "imagenet100/ratio").hold > 0
+    assert create("gslora", "corrected", "missing").hold > 0
+    assert create("gslora-distill", "corrected", "missing").hold == 0  # its own term is the same
     for recipe, setting in (
         ("released", "imagenet100/ratio"),
         ("released", "missing"),
         ("corrected", "ratio"),
         ("corrected", "shots"),
     ):
-        assert create("gslora++", recipe, setting).config.hold == 0
+        assert create("gslora++", recipe, setting).hold == 0
 
 
 # --- foreign images ---------------------------------------------------------------------------------

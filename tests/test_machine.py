@@ -14,12 +14,13 @@ from minigslora import lora, methods
 from minigslora.device import CUBLAS, pick_device, seeded
 from minigslora.errors import ConfigError, TrainingDiverged
 from minigslora.methods import create
-from minigslora.methods.finetuning import Taught
+from minigslora.methods.base import Step
+from minigslora.methods.finetuning import FineTuning
 from minigslora.methods.hold import Hold
 from minigslora.pretraining import Pretraining, pretrain
 from minigslora.problems.classification import Classification
 from minigslora.rng import Streams
-from minigslora.tasks import Progress, Setting, plan
+from minigslora.tasks import Setting, plan
 from minigslora.training import train_task
 
 CPU = torch.device("cpu")
@@ -130,7 +131,7 @@ class Watched:
         return self.forward(batch, model)
 
 
-DISTILLING = [name for name, kind in methods.table().items() if issubclass(kind, Taught)]
+DISTILLING = [name for name, kind in methods.table().items() if issubclass(kind, FineTuning) and kind.taught]
 HELD = {"gslora-distill": {}, "gslora++": {"hold": 1.0}, "gslora": {"hold": 1.0, "foreign": 0.5}}
 
 
@@ -270,9 +271,9 @@ class AtStep(methods.gslora.GSLoRA):
 
     breaks = (0, 1)
 
-    def step(self, problem, batch, progress: Progress):
-        terms = super().step(problem, batch, progress)
-        factor = math.nan if (progress.epoch, progress.step) == self.breaks else 1.0
+    def loss(self, step: Step):
+        terms = super().loss(step)
+        factor = math.nan if (step.progress.epoch, step.progress.step) == self.breaks else 1.0
         return {**terms, "retain": terms["retain"] * factor}
 
 
@@ -281,7 +282,7 @@ class AtStep(methods.gslora.GSLoRA):
 )
 def test_what_broke_in_training_is_blamed_on_lr(breaks, blamed, data, monkeypatch):
     monkeypatch.setattr(AtStep, "breaks", breaks)
-    method = AtStep(AtStep.Config(), tiny.training())
+    method = AtStep(training=tiny.training())
     task = plan(data, SETTING, seed=0).tasks[0]
     with pytest.raises(TrainingDiverged, match=rf"the loss term 'retain' is not finite; .*{blamed}"):
         train_task(tiny.problem(), method, task, Streams(0, "task1"))

@@ -9,7 +9,7 @@ import tiny
 
 from minigslora import methods
 from minigslora.errors import ConfigError
-from minigslora.methods.finetuning import FineTuning, Relabelling, Taught
+from minigslora.methods.finetuning import FineTuning
 from minigslora.methods.gslora import GSLoRA
 from minigslora.methods.head_only import HeadOnly
 from minigslora.methods.lirf import LIRF
@@ -41,10 +41,10 @@ def test_every_method_has_its_row():
 @pytest.mark.parametrize("name", methods.table())
 def test_a_row_says_what_the_class_says(name):
     kind, (label, trains, needs, differs) = methods.table()[name], ROWS[name]
-    assert (label == "another, retained") == issubclass(kind, Relabelling)
+    assert (label == "another, retained") == hasattr(kind, "low_labels")
     assert trains == next(text for base, text in TRAINS.items() if issubclass(kind, base))
-    teacher = issubclass(kind, Taught) or name == "gslora-distill"
-    assert ("the pre-trained model as teacher" in needs) == teacher
+    teacher = re.search("the pre-trained model as teacher", needs)
+    assert bool(teacher) == bool(kind.taught)
     roles = getattr(kind, "needs", ("retain", "forget"))
     assert ("retained" in needs) == ("retain" in roles or name == "retrain-oracle")
     assert ("forgotten" in needs) == ("forget" in roles)
@@ -71,6 +71,6 @@ def test_the_worked_example_is_one_file_that_the_table_finds_and_the_loop_runs(t
     assert [r.task for r in reports] == ["task1", "task2"]
     for report in reports:
         terms = report.terms
-        assert terms["loss"] == pytest.approx(terms["retain"] + 2 * terms["even"], rel=1e-5)
-        assert terms["even"] >= math.log(tiny.PEOPLE) - 1e-5
+        assert terms["loss"] == pytest.approx(terms["retain"] + terms["even"], rel=1e-5)
+        assert terms["even"] >= 2 * (math.log(tiny.PEOPLE) - 1e-5)
     assert {path: path.read_bytes() for path in FOLDER.glob("*.py")} == before

@@ -104,7 +104,7 @@ def test_without_replay_no_retained_class_has_an_image():
 
 def test_presets_of_another_benchmark_go_by_its_name():
     assert Setting(ratio=0.05, preset="imagenet100/ratio").kind == "imagenet100/ratio"
-    assert recipes.setting("imagenet100/ratio").push == (0.05,)
+    assert recipes.setting("imagenet100/ratio").choices["push"] == [0.05]
     with pytest.raises(ConfigError, match=r"unknown benchmark 'pets' of 'pets/ratio'; expected .*face"):
         recipes.setting("pets/ratio")
     with pytest.raises(
@@ -116,13 +116,24 @@ def test_presets_of_another_benchmark_go_by_its_name():
 def test_what_the_corrected_recipe_has_of_its_own_are_fields_of_a_method_or_the_loop():
     for benchmark in recipes.benchmarks():
         prefix = "" if benchmark == "face" else f"{benchmark}/"
-        for name in recipes.read("corrected", benchmark, recipes.Corrected):
-            own = recipes.corrected(prefix + name)
-            assert set(own.choices) <= {f.name for f in fields(methods.table()["gslora++"].Config)}
-            assert set(own.loop) <= {f.name for f in fields(Training)}
-    assert recipes.corrected("ratio") == recipes.Corrected()
+        for recipe in recipes.RECIPES:
+            for name in recipes.read(recipe, benchmark):
+                own = recipes.setting(prefix + name, recipe)
+                assert set(own.choices) <= {f.name for f in fields(methods.table()["gslora++"])}
+                assert set(own.loop) <= {f.name for f in fields(Training)}
+    assert recipes.setting("ratio", "corrected") == recipes.Preset()
     with pytest.raises(ConfigError, match="unknown setting 'few'"):
-        recipes.corrected("few")
+        recipes.setting("few", "corrected")
+
+
+@pytest.mark.parametrize("recipe", recipes.RECIPES)
+def test_what_a_recipe_says_of_a_method_are_its_settings(recipe):
+    known = {name: {f.name for f in fields(kind) if f.init} for name, kind in methods.table().items()}
+    for name, own in recipes.read(recipe, "methods").items():
+        theirs = known.get(name, set().union(*known.values()))
+        assert set(own.choices) | {key for choices in own.within.values() for key in choices} <= theirs
+        assert set(own.loop) <= {f.name for f in fields(Training)}
+        assert name in {"all", "weights", *known}
 
 
 def test_a_setting_says_its_preset():

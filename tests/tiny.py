@@ -9,11 +9,12 @@ from torch import nn
 from minigslora import lora
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.datasets.rendered import mini_faces, mini_scenes
-from minigslora.methods.base import Training
+from minigslora.methods.base import Step, Training
 from minigslora.models.detr import DetectorConfig, deformable_detr
 from minigslora.models.vit import FaceConfig, face_transformer
 from minigslora.problems.classification import Classification
 from minigslora.problems.detection import CHOICES, Detection
+from minigslora.tasks import Progress
 
 PEOPLE = 6
 COUNTS = {"train": 12, "val": 2, "test": 4}
@@ -38,6 +39,12 @@ def problem(seed: int = 0, head: str = "cosface", device: str = "cpu") -> Classi
 
 def training(**changes) -> Training:
     return Training(**{"epochs": 2, "batch_retain": 8, "batch_forget": 4, "lr": 1e-3, **changes})
+
+
+def loss_terms(method, problem, batch, progress=None) -> dict[str, torch.Tensor]:
+    """Return the weighted terms of a method's loss on a batch, and their sum as the loop takes it."""
+    terms = method.loss(Step(method, problem, batch, progress or Progress()))
+    return {**terms, "loss": torch.stack(list(terms.values())).sum()}
 
 
 def images(count: int = 4, seed: int = 0) -> torch.Tensor:

@@ -91,7 +91,6 @@ class Method(ABC):
         published: what the published tables call it; "" where they do not have it.
         revocable: whether :func:`minigslora.lora.revoke` can undo one of its tasks.
         problems: the kinds of problem it is defined for.
-        needs: roles without images of which it cannot work.
         taught: roles of images that a teacher answers, too.
         training: how the loop trains it.
     """
@@ -100,7 +99,6 @@ class Method(ABC):
     published: ClassVar[str] = ""
     revocable: ClassVar[bool] = False
     problems: ClassVar[tuple[str, ...]] = ("classification", "detection")
-    needs: ClassVar[tuple[Role, ...]] = ()
     taught: ClassVar[tuple[Role, ...]] = ()
 
     training: Training = field(default_factory=Training)

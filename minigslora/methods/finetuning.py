@@ -32,6 +32,7 @@ class FineTuning(Method):
     Where ``taught`` names roles, a frozen copy of the model as it was before the first request answers them.
 
     Attributes:
+        needs: roles without images of which it cannot work.
         margin: whether cross-entropies carry the head's training margin.
         networks: frozen networks that a resumed run needs, by name: the "teacher", LIRF's "deposit".
         spread: unit of the teacher's logits: their standard deviation over classes where the method has the

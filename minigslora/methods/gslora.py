@@ -1,9 +1,9 @@
 """GS-LoRA: LoRA on the FFNs, a bounded forgetting loss and group sparsity; and its control without sparsity.
 
-The corrected recipe (method.md's repairs) is the default: the head's margin in both cross-entropies, the bound
-from the spread of the model's own logits, every sample bounded by itself, exact zeros from a proximal step.
-The released recipe reproduces the published code's loss instead. One request, one adapter: earlier requests'
-adapters are frozen and stay separate, so that a request can be audited and revoked.
+The corrected recipe is the default: the head's margin in both cross-entropies, the bound from the spread of
+the model's own logits, every sample bounded by itself, exact zeros from a proximal step. The released recipe
+reproduces the published code's loss instead. One request, one adapter: earlier requests' adapters are frozen
+and stay separate, so that a request can be audited and revoked.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from minigslora.tasks import Progress, Task
 
 @dataclass(kw_only=True)
 class SCRUB(FineTuning):
-    """Max epochs: L = − KL(p₀ ‖ p) of forgotten images; min epochs: L = γ · CE_r + α · KL(p₀ ‖ p) of retained.
+    """Max epochs: L = − KL(p₀ ‖ p) on forgotten images; min epochs: γ · CE_r + α · KL(p₀ ‖ p) on retained.
 
     p = softmax(z / T), KL times T². Source: arXiv 2302.09880, equation 3 and algorithm 1.
 
