@@ -1,7 +1,7 @@
 """GS-LoRA++: GS-LoRA with class prototypes (notebook 06).
 
 The corrected recipe takes prototypes from the original model, in logit space, and pulls retained images to
-theirs; the released one takes them from the already edited model, in embedding space, and leaves out the pull.
+theirs; the released one takes them from the edited model, in embedding space, and leaves out the pull.
 """
 
 from __future__ import annotations
