@@ -48,8 +48,7 @@ from minigslora.erasure import input_size
 from minigslora.errors import ModelError
 from minigslora.files import write_json
 from minigslora.methods import create
-from minigslora.methods.gslora import logit_spread
-from minigslora.methods.gslora_pp import class_prototypes
+from minigslora.methods.original import class_prototypes, logit_spread
 from minigslora.models.checkpoint import load_shipped, timm_model
 from minigslora.models.vit import MINI_FACE, face_transformer
 from minigslora.problems.classification import Classification
@@ -175,7 +174,7 @@ def naive(args: argparse.Namespace) -> Step:
     from peft import LoraConfig, inject_adapter_in_model
 
     problem, task = build_problem(args, "fp32")
-    config: Any = create("gslora++").config
+    config: Any = create("gslora++")
     prototypes, spread = class_prototypes(problem, task, "logits"), logit_spread(problem, task)
     temperature = spread * config.temperature
     handicap = problem.margin or spread * config.handicap

@@ -8,7 +8,7 @@
 Each ``--grid`` is searched in turn with the best values of those before it; the best has the highest H
 (of AP50 in detection), mean over the requests. Figures are those of the validation split: the data's test
 split is not loaded into the problem at all. A line per run is printed, and appended to ``--out`` as JSON.
-What is found becomes a default of the method's configuration by hand.
+What is found becomes a default of the method's settings by hand.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def search(options: argparse.Namespace) -> Mapping[str, Any]:
 def resolved(name: str, asked: Setting, settings: dict[str, Any]) -> str:
     """Return all settings of a configuration, defaults included, as text."""
     method = methods.create(name, setting=asked.kind, **settings)
-    return json.dumps([asdict(method.config), asdict(method.training)])
+    return json.dumps([method.settings, asdict(method.training)])
 
 
 def record(options: argparse.Namespace, settings: dict[str, Any], found: dict[str, float]) -> None:

@@ -19,7 +19,8 @@ from minigslora.datasets.detection import Objects, from_coco, load_coco, load_vo
 from minigslora.datasets.rendered import mini_scenes
 from minigslora.errors import ConfigError, DataError, ModelError
 from minigslora.files import load_tensors, save_tensors
-from minigslora.methods.gslora import Bound, BoundedConfig, bounded_terms
+from minigslora.methods.base import Step
+from minigslora.methods.finetune import FineTune
 from minigslora.metrics import Boxes, average_precisions, coco_results, coco_truth, detection_metrics, with_h
 from minigslora.models import checkpoint
 from minigslora.models.detr import (
@@ -631,8 +632,8 @@ def test_the_published_order_of_categories():
 
 def test_the_released_setting():
     method = methods.create("gslora++", "released", "coco/sequence")
-    assert method.config.beta == (0.15, 0.15, 0.35, 0.6, 0.15, 0.2, 0.2)
-    assert (method.config.bound, method.config.push_bound, method.config.prototypes) == (15, 18, "rows")
+    assert method.beta == (0.15, 0.15, 0.35, 0.6, 0.15, 0.2, 0.2)
+    assert (method.bound, method.push_bound, method.prototypes) == (15, 18, "rows")
     assert (method.training.lr, method.training.schedule, method.training.clip) == (3e-4, "constant", 0.1)
     assert methods.create("gslora", "released", "coco/sequence").training.epochs == 30
 
@@ -640,10 +641,10 @@ def test_the_released_setting():
 @pytest.mark.parametrize("name", ["gslora", "gslora++", "gslora-distill"])
 def test_the_corrected_recipe_has_constants_of_its_own_for_a_detector(name):
     made = methods.create(name, setting=published.table("coco").scenario("sequence").setting.kind)
-    own = recipes.corrected("coco/sequence")
+    own = recipes.setting("coco/sequence", "corrected")
     for key, value in own.choices.items():
-        if hasattr(made.config, key):
-            assert getattr(made.config, key) == (tuple(value) if isinstance(value, list) else value)
+        if hasattr(made, key):
+            assert getattr(made, key) == (tuple(value) if isinstance(value, list) else value)
     assert {key: getattr(made.training, key) for key in own.loop} == own.loop
     assert made.training.updates > 0
 
@@ -686,9 +687,9 @@ def test_prototypes_from_the_classifier_s_rows():
     task = task_of(problem)
     problem.begin(task)
     method.begin(problem, task, Streams(0))
-    assert torch.equal(method.prototypes, problem.class_rows("embedding"))
+    assert torch.equal(method.centres, problem.class_rows("embedding"))
     batch = batch_of(problem, task)
-    terms = method.step(problem, batch, Progress())
+    terms = tiny.loss_terms(method, problem, batch)
     assert terms["push"] >= 0
     assert torch.isfinite(terms["pull"])
 
@@ -755,8 +756,11 @@ def test_an_object_far_above_the_bound_hides_no_other_one_in_its_image(recipe, p
     logits[image, query[1], label[1]] = 3.0  # still recognised
     logits.requires_grad_()
     outputs = replace(outputs, logits=logits, boxes=outputs.boxes.detach(), own=own)
-    config = BoundedConfig(per_sample=per_sample, margin_forget=False)
-    term = bounded_terms(config, Bound(bound), problem, outputs, batch)["forget"]
+    method = FineTune(per_sample=per_sample, margin_forget=False, relative=False, bound=bound)
+    method.set_bound(problem, 1.0)
+    step = Step(method, problem, batch, Progress())
+    step.outputs = outputs
+    term = method.loss(step)["forget"]
     (slope,) = torch.autograd.grad(term, logits)
     pushed = slope[image, query[1], label[1]]
     assert float(pushed) == 0 if hidden else float(pushed) > 0
