@@ -173,6 +173,9 @@ def pretrain(
 # --- recipes by name, and the checkpoints they make -------------------------------------------------
 
 
+Architecture = FaceConfig | VitConfig | DetectorConfig
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What is pre-trained on a data set, and how.
@@ -187,7 +190,7 @@ class Recipe:
             them; their rows stay in the head.
     """
 
-    model: FaceConfig | VitConfig | DetectorConfig
+    model: Architecture
     training: Pretraining
     start: str = ""
     data: str = ""
@@ -259,48 +262,33 @@ def recipe_for(
     """
     if name not in RECIPES:
         raise ConfigError(f"no pre-training recipe for {name!r}; there are {', '.join(RECIPES)}")
-    kind = pick_device(device).type
-    recipe = RECIPES[name].get(kind, RECIPES[name]["cpu"])
-    recipe = replace(recipe, without=tuple(without))
-    model, training = recipe.model, replace(recipe.training, seed=parse_value("seed", seed, Seed))
-    if epochs is not None:
-        training = replace(training, epochs=_at_least_one("epochs", epochs))
-    if isinstance(model, DetectorConfig):
+    recipe = RECIPES[name].get(pick_device(device).type, RECIPES[name]["cpu"])
+    given = {"epochs": epochs, "image_size": image_size, "dim": dim, "depth": depth}
+    asked = {key: parse_value(key, value, AtLeastOne) for key, value in given.items() if value is not None}
+    loop = {"seed": parse_value("seed", seed, Seed), "epochs": asked.pop("epochs", recipe.training.epochs)}
+    if isinstance(recipe.model, DetectorConfig):
         if without:
             raise ConfigError(f"without is for classifiers; {name} trains a detector")
-        sizes = {"image_size": image_size, "dim": dim, "layers": depth}
-        return _detector_recipe(recipe, model, training, sizes, start)
-    each, ratio = model.dim // model.heads, model.mlp // model.dim
-    if dim is not None:
-        if dim < each or dim % each:
-            raise ConfigError(f"width = {dim}; expected a multiple of {each}, the size of an attention head")
-        model = replace(model, dim=dim, heads=dim // each, mlp=ratio * dim)
-    if depth is not None:
-        model = replace(model, depth=_at_least_one("depth", depth))
-    if image_size is not None:
-        if image_size < model.patch or image_size % model.patch:
-            raise ConfigError(f"image_size = {image_size}; expected a multiple of the patch, {model.patch}")
-        model = replace(model, image_size=image_size)
-    if start is None:
+        sizes: dict[str, Any] = {"layers" if k == "depth" else k: v for k, v in asked.items()}
+        model: Architecture = replace(recipe.model, **sizes)
+    else:
+        model = replace(recipe.model, **_sizes(recipe.model, asked))
+    if start is None:  # a model of another body than the recipe's has no weights to start from
         start = recipe.start if replace(model, image_size=recipe.model.image_size) == recipe.model else ""
-    return replace(recipe, model=model, training=training, start=start)
+    training = replace(recipe.training, **loop)
+    return replace(recipe, model=model, training=training, start=start, without=tuple(without))
 
 
-def _detector_recipe(
-    recipe: Recipe,
-    model: DetectorConfig,
-    training: Pretraining,
-    sizes: Mapping[str, int | None],
-    start: str | None,
-) -> Recipe:
-    """Return a detector's recipe with the sizes that were asked for in its place."""
-    asked: dict[str, Any] = {
-        key: _at_least_one(key, value) for key, value in sizes.items() if value is not None
-    }
-    changed = replace(model, **asked)
-    if start is None:
-        start = recipe.start if replace(changed, image_size=model.image_size) == model else ""
-    return Recipe(changed, training, start)
+def _sizes(model: FaceConfig | VitConfig, asked: dict[str, int]) -> dict[str, Any]:
+    """Return the fields of a transformer that give it the sizes that were asked for."""
+    each, ratio = model.dim // model.heads, model.mlp // model.dim
+    if (dim := asked.get("dim")) is not None:
+        if dim % each:
+            raise ConfigError(f"width = {dim}; expected a multiple of {each}, the size of an attention head")
+        asked = {**asked, "heads": dim // each, "mlp": ratio * dim}
+    if (size := asked.get("image_size", model.patch)) % model.patch:
+        raise ConfigError(f"image_size = {size}; expected a multiple of the patch, {model.patch}")
+    return asked
 
 
 HEADS = ("head.", "class_embed.")
@@ -329,12 +317,6 @@ def start_from(model: nn.Module, start: str) -> None:
             tensors["pos_embed"], grid, num_prefix_tokens=model.num_prefix_tokens
         )
     checkpoint.load_weights(model, {**tensors, **own}, start)
-
-
-def _at_least_one(key: str, value: int) -> int:
-    if value < 1:
-        raise ConfigError(f"{key} = {value}; expected 1 or more")
-    return value
 
 
 def make_checkpoint(
