@@ -62,8 +62,7 @@ def quickstart(
 ) -> None:
     """Erase one identity from the shipped face model and show what became of it."""
     from minigslora import report
-    from minigslora.course.runs import runs_root
-    from minigslora.files import require_writable
+    from minigslora.files import require_writable, runs_root
     from minigslora.models import checkpoint
 
     folder = out or runs_root() / "quickstart"
@@ -131,10 +130,9 @@ def forget(
     where a request changed nothing.
     """
     from minigslora import report
-    from minigslora.course.runs import runs_root
     from minigslora.device import pick_device
     from minigslora.erasure import finalized_file
-    from minigslora.files import alone_in, read_lines, require_writable, sha256
+    from minigslora.files import alone_in, read_lines, require_writable, runs_root, sha256
     from minigslora.fingerprint import library_fingerprint
     from minigslora.training import RunFolder
 
@@ -221,8 +219,7 @@ def pretrain(
     out: Annotated[Optional[Path], typer.Option(help="The checkpoint, FILE.safetensors.")] = None,
 ) -> None:
     """Pre-train a model; its record goes beside it as JSON."""
-    from minigslora.course.runs import runs_root
-    from minigslora.files import read_lines
+    from minigslora.files import read_lines, runs_root
     from minigslora.pretraining import make_checkpoint, recipe_for
 
     sizes = {"image_size": image_size, "dim": width, "depth": depth}
@@ -297,7 +294,7 @@ def run(
     out: Out = None,
 ) -> None:
     """Run one notebook with parameters; its results go to a folder of their own."""
-    from minigslora.course.runs import run_notebook
+    from minigslora.course.executing import run_notebook
 
     values = parse_pairs(parameters or [])
     if profile is not None:
@@ -363,7 +360,7 @@ def report(
     ] = None,
 ) -> None:
     """Collect the results of grids, finished or not, into CSV files and an HTML page each."""
-    from minigslora.course.runs import runs_root
+    from minigslora.files import runs_root
     from minigslora.reproduction import page
 
     found = folders or sorted(path.parent for path in (runs_root() / "reproduce").rglob("grid.json"))

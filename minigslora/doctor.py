@@ -12,11 +12,10 @@ from pathlib import Path
 import torch
 
 from minigslora import ledger
-from minigslora.course.runs import device_name, runs_root, versions
 from minigslora.datasets import registry
-from minigslora.device import fast_bf16, pick_device
+from minigslora.device import device_name, fast_bf16, pick_device, versions
 from minigslora.errors import MiniGSLoRAError
-from minigslora.files import data_root, load_tensors, read_json, sha256, shipped_root, unwritable
+from minigslora.files import data_root, load_tensors, read_json, runs_root, sha256, shipped_root, unwritable
 from minigslora.models.checkpoint import SHIPPED
 
 FREE_GB = 2.0

@@ -42,6 +42,13 @@ def shipped_root() -> Path:
     return inside if inside.is_dir() else package.parent / "data"
 
 
+def runs_root() -> Path:
+    """Return where runs are kept: ``MINIGSLORA_RUNS``, the checkout's ``runs``, or the data root's."""
+    checkout = shipped_root().parent
+    beside = checkout / "runs" if (checkout / "pyproject.toml").is_file() else data_root() / "runs"
+    return Path(os.environ.get("MINIGSLORA_RUNS") or beside)
+
+
 UNFINISHED = ".part"
 """How the hidden files end that are being written; one that stays behind is of a killed process."""
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from minigslora.class_order import some
 from minigslora.course import plots
-from minigslora.course.runs import device_name, versions
 from minigslora.datasets.images import spread
+from minigslora.device import device_name, versions
 from minigslora.erasure import Erasure
 from minigslora.errors import ModelError
 from minigslora.files import write_text, written_whole

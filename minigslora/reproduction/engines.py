@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from minigslora.course.runs import Notebook, Planned, run_notebook
+from minigslora.course.executing import Notebook, Planned, run_notebook
 from minigslora.errors import ConfigError, MiniGSLoRAError
 
 FILES = ("parameters.yaml", "executed.ipynb", "result.json")

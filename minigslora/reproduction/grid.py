@@ -19,10 +19,11 @@ from typing import Any, get_args
 
 from tqdm import tqdm
 
-from minigslora.course.runs import IDENTITY, Notebook, Profile, runs_root
+from minigslora.course.executing import Notebook, read_identity
+from minigslora.course.profiles import Profile
 from minigslora.datasets import registry
 from minigslora.errors import ConfigError
-from minigslora.files import read_json, sha256, write_json
+from minigslora.files import read_json, runs_root, sha256, write_json
 from minigslora.fingerprint import fingerprint_of
 from minigslora.reproduction import published
 from minigslora.reproduction.benchmark import Contender
@@ -166,21 +167,13 @@ def _earlier(folder: Path, jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], i
     labels = {job.label for job in jobs}
     runs = [r for r in read_grid(folder)["runs"] if r["status"] == "finished" and r["label"] not in labels]
     now = _origin(jobs[0].run.identity)
-    kept = [run for run in runs if _origin(_identity(Path(run["folder"]))) == now]
+    kept = [run for run in runs if _origin(read_identity(Path(run["folder"]))) == now]
     return kept, len(runs) - len(kept)
 
 
 def _origin(identity: Mapping[str, Any]) -> list[Any]:
     """Return what must be equal for runs to stand in one table: all but their parameters."""
     return [identity.get(key) for key in ("notebook", "library", "inputs", "device")]
-
-
-def _identity(folder: Path) -> Mapping[str, Any]:
-    try:
-        found: Mapping[str, Any] = read_json(folder / IDENTITY)
-    except (OSError, ValueError):
-        return {}
-    return found
 
 
 def _note(
