@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from minigslora import lora
-from minigslora.course.checks.common import close, passed, require
+from minigslora.course.checks.common import Demands, close
 from minigslora.models.vit import FaceConfig, face_transformer
 
 
-def exercise_03_1(answer: int, norm: float, size: int, lr: float, alpha: float) -> None:
+def exercise_03_1(answer: int, norm: float, size: int, lr: float, alpha: float) -> Demands:
     """Check how many proximal steps take a group without gradient from ``norm`` to zero."""
     left, steps = norm, 0
     while left > 0:
         left, steps = max(0.0, left - lr * alpha * size**0.5), steps + 1
     hint = "Each step takes τ = ηα√|g| off the norm, whatever its size; and half a step is a step."
-    close("03.1", answer, steps, hint, tolerance=0.0)
+    yield close(answer, steps, hint, tolerance=0.0)
 
 
-def exercise_03_2(shrink: Callable[[list[Tensor], float], list[Tensor]]) -> None:
+def exercise_03_2(shrink: Callable[[list[Tensor], float], list[Tensor]]) -> Demands:
     """Check the group soft-threshold (3.2) on a list of tensors."""
     stream = torch.Generator().manual_seed(32)
     parts = [torch.randn(3, 4, generator=stream), torch.randn(5, generator=stream)]
@@ -30,16 +30,16 @@ def exercise_03_2(shrink: Callable[[list[Tensor], float], list[Tensor]]) -> None
         out = shrink([p.clone() for p in parts], float(share * norm))
         kept = torch.cat([p.flatten() for p in out]).norm() / norm
         hint = f"With τ at {share:.2f} of the group's norm, {float(kept):.2f} of the norm is left."
-        require("03.2", abs(float(kept) - (1 - share)) < 1e-4, f"{hint} Is the norm the whole group's?")
+        yield abs(float(kept) - (1 - share)) < 1e-4, f"{hint} Is the norm the whole group's?"
         ratios = torch.cat([(o / p).flatten() for o, p in zip(out, parts, strict=True)])
-        require("03.2", float(ratios.max() - ratios.min()) < 1e-4, "The direction changed; use one factor.")
+        yield float(ratios.max() - ratios.min()) < 1e-4, "The direction changed; use one factor."
     gone = shrink([p.clone() for p in parts], float(1.01 * norm))
-    require("03.2", not any(p.any() for p in gone), "Below the threshold a group is exactly zero.")
+    yield not any(p.any() for p in gone), "Below the threshold a group is exactly zero."
     zero = torch.cat([*shrink([torch.zeros(2)], 0.1), *shrink([torch.zeros(3)], 0.0)])
-    passed("03.2", torch.equal(zero, torch.zeros(5)), "A group at zero stays there, without NaN.")
+    yield torch.equal(zero, torch.zeros(5)), "A group at zero stays there, without NaN."
 
 
-def exercise_03_3(zero_share: Callable[[nn.Module, str], float]) -> None:
+def exercise_03_3(zero_share: Callable[[nn.Module, str], float]) -> Demands:
     """Check the share of blocks whose update is zero, on a model where some matrices are zero."""
     model = face_transformer(FaceConfig(classes=5, image_size=16, dim=16, depth=4, heads=2, mlp=24))
     lora.inject(model)
@@ -51,29 +51,28 @@ def exercise_03_3(zero_share: Callable[[nn.Module, str], float]) -> None:
                 adapter.B.fill_(0.1 if name in dead else 0.0)
         given = zero_share(model, "task1")
         at = f"With an update in {len(dead)} of {len(every)} layers it gave {given}"
-        require("03.3", abs(given - expected) < 1e-9, f"{at}; a block is at zero if all its updates are.")
+        yield abs(given - expected) < 1e-9, f"{at}; a block is at zero if all its updates are."
     with torch.no_grad():
         for name, adapter in every:
             if name.startswith("blocks.0"):
                 adapter.A.zero_()  # B is not zero here, and yet the update is
-    passed("03.3", abs(zero_share(model, "task1") - 0.25) < 1e-9, "A zero A makes a zero update, too.")
+    yield abs(zero_share(model, "task1") - 0.25) < 1e-9, "A zero A makes a zero update, too."
 
 
-def exercise_03_4(sparse_group: Callable[[Tensor, float, float], Tensor]) -> None:
+def exercise_03_4(sparse_group: Callable[[Tensor, float, float], Tensor]) -> Demands:
     """Check the proximal map of τ₁‖θ‖₁ + τ₂‖θ‖₂, by the condition a minimum meets."""
     stream = torch.Generator().manual_seed(34)
     for each, group in ((0.3, 0.5), (0.0, 1.0), (1.0, 0.0), (0.6, 9.0)):
         start = torch.randn(12, generator=stream, dtype=torch.float64)
         out = sparse_group(start.clone(), each, group)
         at = f"For τ₁ = {each}, τ₂ = {group}"
-        require("03.4", bool(out.isfinite().all()), f"{at} the result is not finite.")
+        yield bool(out.isfinite().all()), f"{at} the result is not finite."
         if not out.any():
             folded = (start.abs() - each).clamp_min(0).norm()
-            require("03.4", float(folded) <= group + 1e-9, f"{at} the group was zeroed too early.")
+            yield float(folded) <= group + 1e-9, f"{at} the group was zeroed too early."
             continue
         on = out != 0
         slope = out - start + group * out / out.norm()  # of the smooth part; |τ₁| balances it
         balanced = torch.allclose(slope[on], -each * out[on].sign(), atol=1e-6)
         hint = f"{at} the objective still falls in some direction; which of the two comes first?"
-        require("03.4", balanced and bool((slope[~on].abs() <= each + 1e-6).all()), hint)
-    passed("03.4", True, "")
+        yield balanced and bool((slope[~on].abs() <= each + 1e-6).all()), hint
