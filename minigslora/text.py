@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,51 @@ def read_value(text: str) -> Any:
             with contextlib.suppress(ValueError):  # of thousands of digits
                 return convert(text.strip())
     return expand_home(text)
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return KEY=VALUE pairs as a dictionary, values read by :func:`read_value`.
+
+    Raises:
+        ConfigError: for a pair without "=", a key given twice, or a list that does not end.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{pair!r} is no setting; expected KEY=VALUE, as in epochs=10")
+        if key in found:
+            raise ConfigError(f"{key} is given twice; give it once")
+        found[key] = read_value(text)
+    return found
+
+
+def by_method(pairs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings by the method they are for: "" for all, else what stands before the "/"."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in pairs.items():
+        method, _, name = key.rpartition("/")
+        found.setdefault(method, {})[name] = value
+    return found
+
+
+def split_list(text: str) -> list[str]:
+    """Return the parts of "a,b,c"."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def three_numbers(key: str, text: str | None) -> tuple[float, ...] | None:
+    """Return the numbers of ".5,.5,.5"; None where nothing is given.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if len(values := tuple(float(part) for part in text.split(","))) == 3:
+            return values
+    raise ConfigError(f"{key} = {text!r}; expected three numbers, as in .5,.5,.5")
 
 
 def expand_home(text: str) -> str:

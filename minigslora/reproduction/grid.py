@@ -7,7 +7,6 @@ again, and grids that overlap share their runs.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -91,19 +90,21 @@ class Grid:
 
     def _data_set(self) -> str:
         """Return the data's name, or their folder with its whole path."""
-        if self.data in (*registry.names(), *registry.detection_names()):
+        known = [*registry.names(), *registry.detection_names()]
+        if self.data in known:
             return self.data
         folder = Path(self.data).expanduser().resolve()
         if not folder.is_dir():
-            known = ", ".join([*registry.names(), *registry.detection_names()])
-            raise ConfigError(f"no data {self.data!r}: neither a folder ({folder}) nor one of {known}")
+            named = ", ".join(known)
+            raise ConfigError(f"no data {self.data!r}: neither a folder ({folder}) nor one of {named}")
         return str(folder)
 
     def _check_settings(self) -> None:
-        known = {"", *map(str, self.contenders)}
-        if strange := sorted(set(self.settings) - known):
-            named = ", ".join(map(str, self.contenders))
-            raise ConfigError(f"settings for {strange[0]!r}, which is not run; the methods are {named}")
+        named = list(map(str, self.contenders))
+        if strange := sorted(set(self.settings) - {"", *named}):
+            raise ConfigError(
+                f"settings for {strange[0]!r}, which is not run; the methods are {', '.join(named)}"
+            )
 
     @property
     def folder(self) -> Path:
@@ -117,8 +118,9 @@ class Grid:
         parts = [self.table, data, self.profile]
         if self.weights or self.settings:
             digest = sha256(Path(self.weights).expanduser()) if self.weights else ""
-            text = json.dumps([digest, self.settings], sort_keys=True, default=dict)
-            parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+            parts.append(
+                fingerprint_of(json.dumps([digest, self.settings], sort_keys=True, default=dict))[:8]
+            )
         return runs_root() / "reproduce" / "-".join(parts)
 
 
@@ -141,11 +143,11 @@ def run_grid(grid: Grid, engine: Engine, watch: bool = False) -> list[Outcome]:
     _note(folder, grid, jobs, outcomes, earlier)
     with bar:
         if watch and outcomes:
-            line = f"taken from earlier runs: {len(outcomes)} of {len(jobs)}, named in {folder / NOTED}"
-            bar.write(line, file=sys.stderr)
+            taken = f"{len(outcomes)} of {len(jobs)}, named in {folder / NOTED}"
+            bar.write(f"taken from earlier runs: {taken}", file=sys.stderr)
         if watch and aside:
-            line = f"left out: {aside} earlier runs of another notebook, library or data; their folders stay"
-            bar.write(line, file=sys.stderr)
+            what = "earlier runs of another notebook, library or data; their folders stay"
+            bar.write(f"left out: {aside} {what}", file=sys.stderr)
         for outcome in engine.run(open_jobs):
             outcomes[outcome.job.label] = outcome
             _note(folder, grid, jobs, outcomes, earlier)
@@ -191,15 +193,8 @@ def _note(
         run = {"label": job.label, "folder": str(job.folder), "status": status}
         return {**run, "error": found.error} if found and found.error else run
 
-    write_json(
-        folder / NOTED,
-        {
-            "table": grid.table,
-            "profile": grid.profile,
-            "data": grid.data,
-            "runs": [*earlier, *map(state, jobs)],
-        },
-    )
+    noted = {"table": grid.table, "profile": grid.profile, "data": grid.data}
+    write_json(folder / NOTED, {**noted, "runs": [*earlier, *map(state, jobs)]})
 
 
 def read_grid(folder: Path) -> dict[str, Any]:
