@@ -25,11 +25,7 @@ from minigslora.training import RunFolder
 
 
 def method_settings(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return the KEY=VALUE pairs of --set.
-
-    Raises:
-        ConfigError: for what is no such pair, or a key that is an option of its own.
-    """
+    """Return the KEY=VALUE pairs of --set; a key that is an option of its own is a :class:`ConfigError`."""
     found = parse_pairs(pairs)
     own = set(inspect.signature(forget).parameters) - {"settings", "precision"}
     if taken := sorted(own & found.keys()):
@@ -43,8 +39,7 @@ def method_settings(pairs: Sequence[str]) -> dict[str, Any]:
 def split_classes(data: DataSet, text: str) -> list[str]:
     """Return the classes of one request; a class whose name has a comma in it may stand alone.
 
-    Raises:
-        DataError: for a number that is a class's name and another one's position.
+    A number that is a class's name and another one's position is a :class:`DataError`.
     """
     names = [text] if text in data.classes else split_list(text)
     for name in names:
@@ -70,9 +65,9 @@ def own_model(
         weights: the file.
         data_name: a data set's, or a folder.
         arguments: of timm's model.
-        image_size: the input size, where not the model's own.
-        mean: of the normalisation, as ``std``, where not the model's own.
-        std: see ``mean``.
+        image_size: the input size; it, ``mean`` and ``std`` are for where they are not the model's own.
+        mean: of the normalisation.
+        std: of the normalisation.
         class_names: a file of the classes in the head's order.
         watch: whether to show progress.
     """
@@ -130,10 +125,6 @@ def erase_into(
 
     Returns:
         The erasure, and the requests that were taken from an earlier run.
-
-    Raises:
-        ConfigError: where another's files would be overwritten.
-        OutputError: for a folder of another run, or one that cannot be written.
     """
     with alone_in(folder):
         if not (folder / "run.json").is_file():

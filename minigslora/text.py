@@ -53,10 +53,7 @@ def read_value(text: str) -> Any:
     """Return what a VALUE of KEY=VALUE says: null, true, false, a number, a [list], a {mapping}, or text.
 
     Everything else is text as it stands, as is what stands in quotes. A ``~/`` in front is the user's
-    folder.
-
-    Raises:
-        ConfigError: for a list or mapping that does not end.
+    folder. A list or mapping that does not end is a :class:`ConfigError`.
     """
     if text[:1] in ("[", "{") or re.fullmatch(r"\".*\"|'.*'", text, re.DOTALL):
         try:
@@ -71,11 +68,7 @@ def read_value(text: str) -> Any:
 
 
 def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
-    """Return KEY=VALUE pairs as a dictionary, values read by :func:`read_value`.
-
-    Raises:
-        ConfigError: for a pair without "=", a key given twice, or a list that does not end.
-    """
+    """Return KEY=VALUE pairs as a dictionary, values read by :func:`read_value`."""
     found: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -102,11 +95,7 @@ def split_list(text: str) -> list[str]:
 
 
 def three_numbers(key: str, text: str | None) -> tuple[float, ...] | None:
-    """Return the numbers of ".5,.5,.5"; None where nothing is given.
-
-    Raises:
-        ConfigError: for anything else.
-    """
+    """Return the numbers of ".5,.5,.5", None of nothing, or raise a :class:`ConfigError` about ``key``."""
     if text is None:
         return None
     with contextlib.suppress(ValueError):

@@ -78,13 +78,7 @@ def run_notebook(
 
 @dataclass(frozen=True)
 class Planned:
-    """A run that may have been carried out or not.
-
-    Attributes:
-        notebook: its file.
-        folder: where its files are, or will be.
-        identity: all that its numbers depend on.
-    """
+    """A run that may have been carried out or not: notebook, folder, and all that its numbers depend on."""
 
     notebook: Path
     folder: Path
@@ -96,11 +90,7 @@ class Planned:
         return (self.folder / RESULT).is_file() and read_identity(self.folder) == self.identity
 
     def claim(self) -> None:
-        """Make the folder this run's.
-
-        Raises:
-            OutputError: where it holds another run, or nothing can be written.
-        """
+        """Make the folder this run's, or raise an :class:`OutputError` where it holds another run."""
         found, what = read_identity(self.folder), ""
         if found == self.identity and (self.folder / PARAMETERS).is_file():
             return
@@ -127,14 +117,7 @@ def read_identity(folder: Path) -> Mapping[str, Any]:
 
 
 class Notebook:
-    """A notebook as its file is now: read once, however many runs are made of it.
-
-    Args:
-        name: a number, a name or a path; see :func:`notebook_path`.
-
-    Raises:
-        ConfigError: for an unknown notebook, or one without a proper parameters cell.
-    """
+    """A notebook as its file is now: read once, however many runs are made of it."""
 
     def __init__(self, name: str | Path) -> None:
         self.path = notebook_path(name)
@@ -144,11 +127,7 @@ class Notebook:
         self.given, self.inputs = Inputs(Path.cwd()), Inputs(self.path.parent)
 
     def values(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all parameters of a run, defaults included; paths given are relative to where we are.
-
-        Raises:
-            ConfigError: for an unknown parameter, or weights that are not there.
-        """
+        """Return all parameters of a run, defaults included; paths given are relative to where we are."""
         for name in parameters:
             if name not in self.defaults:
                 raise unknown_parameter(name, self.path.stem, self.defaults)
@@ -170,11 +149,7 @@ class Notebook:
 
 
 def notebook_path(name: str | Path) -> Path:
-    """Return a notebook of the course by number ("4"), by name ("04_forget_once"), or any by path.
-
-    Raises:
-        ConfigError: where there is no such notebook.
-    """
+    """Return a notebook of the course by number ("4"), by name ("04_forget_once"), or any by path."""
     if (given := Path(name).expanduser()).suffix == ".ipynb" and given.is_file():
         return given.resolve()
     package = Path(__file__).resolve().parents[1]
@@ -192,11 +167,7 @@ def notebook_path(name: str | Path) -> Path:
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
-    """Return a notebook as plain values, each cell's source as one string.
-
-    Raises:
-        ConfigError: where the file is none.
-    """
+    """Return a notebook as plain values, each cell's source as one string."""
     try:
         book: dict[str, Any] = read_json(path)
         for cell in book["cells"]:

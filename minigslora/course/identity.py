@@ -37,10 +37,8 @@ def identity_of(
 ) -> dict[str, Any]:
     """Return all that a run's numbers depend on, as plain values.
 
-    Args:
-        parameters: of the notebook.
-        code: the fingerprint of its code; "" in a notebook's own kernel, which doesn't know its file.
-        inputs: fingerprints of the files and folders that it reads; taken here if None.
+    ``code`` is the fingerprint of the notebook's code, "" in its own kernel, which doesn't know its file;
+    ``inputs`` are those of the files and folders that it reads, taken here if None.
     """
     return {
         "notebook": code,
@@ -59,11 +57,7 @@ def run_folder(notebook: str, identity: Mapping[str, Any]) -> Path:
 
 
 class Inputs:
-    """The files and folders that parameters name, and their fingerprints, each taken once.
-
-    Args:
-        base: the folder that relative paths start from.
-    """
+    """The files and folders that parameters name, relative to ``base``; each fingerprint is taken once."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -101,8 +95,7 @@ class Inputs:
     def absolute(self, name: str, value: Any) -> Any:
         """Return a parameter that is a path with its whole path, any other as it is.
 
-        Raises:
-            ConfigError: for weights that are not there.
+        Weights that are not there are a :class:`ConfigError`.
         """
         if not isinstance(value, str) or not value or _names_data(value):
             return value

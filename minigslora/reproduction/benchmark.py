@@ -62,13 +62,10 @@ class Contender:
 def contenders(
     names: Sequence[str] = ("gslora", "gslora++"), recipes: Sequence[str] = methods.RECIPES
 ) -> tuple[Contender, ...]:
-    """Return methods with recipes.
+    """Return methods with recipes; "all" stands for every method there is.
 
-    A method that the published code does not have has no released recipe and runs once.
-
-    Args:
-        names: methods, or methods with a recipe; "all" stands for every one there is.
-        recipes: of methods named without one.
+    Methods named without a recipe get each of ``recipes``, but for those that the published code does not
+    have: they have no released recipe and run once.
 
     Raises:
         ConfigError: for an unknown method or recipe.
@@ -86,15 +83,10 @@ def contenders(
 
 
 def load_model(data: str, weights: str = "", digest: str = "") -> tuple[nn.Module, checkpoint.Card]:
-    """Return the pre-trained model of a benchmark run.
-
-    Args:
-        data: the data set, whose shipped checkpoint is taken where ``weights`` is "".
-        weights: a checkpoint file.
-        digest: its SHA-256; "" to take what is there.
+    """Return the pre-trained model of a benchmark run: of a file, or the one that ships with the data.
 
     Raises:
-        ModelError: where there is no checkpoint, or it is not the one that was asked for.
+        ModelError: where there is no checkpoint, or its SHA-256 is another than ``digest`` asks for.
     """
     if not weights:
         return checkpoint.load_shipped(data)
@@ -112,12 +104,6 @@ def cut_to_task(
     model: nn.Module, card: checkpoint.Card, data: DataSet, watch: bool = False
 ) -> Outside | None:
     """Leave a model, in place, the rows of its head that the data's classes have (8.1).
-
-    Args:
-        model: the pre-trained model; left as it is where its head has just these classes.
-        card: what it says of itself.
-        data: the task's data.
-        watch: whether to show progress.
 
     Returns:
         What the model knew beside them, for the outside check; None where it knew nothing more, or
@@ -146,9 +132,6 @@ def problem_of(
 
     In detection a recipe also says what becomes of objects that a request is not about, and a model of
     more categories, as COCO's are with a row for each id up to 90, keeps the rows of the data's.
-
-    Raises:
-        ModelError: where the model does not know a category of the data.
     """
     if isinstance(data, DetectionData):
         if card.classes != data.classes:
@@ -172,12 +155,9 @@ def serve(
     overrides: Mapping[str, Any] | None = None,
     outside: Outside | None = None,
 ) -> list[TaskReport]:
-    """Serve a setting's requests with one method; ``model`` itself is left as it is.
+    """Serve a setting's requests with one method, a report each; ``model`` itself is left as it is.
 
     Where ``outside`` is given, each report has the accuracy on classes outside the task, too.
-
-    Returns:
-        One report per request.
     """
     method = methods.create(contender.method, contender.recipe, setting.kind, **(overrides or {}))
     problem = problem_of(copy.deepcopy(model), card, data, contender.recipe, device, precision, outside)
@@ -210,16 +190,11 @@ def with_pre_trained(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside(rows: pd.DataFrame, table: str) -> pd.DataFrame:
-    """Return ours beside the published numbers, one line per scenario, method, recipe, task and metric.
+    """Return ours beside a table's published numbers, a line per scenario, method, recipe, task and metric.
 
-    Args:
-        rows: lines of :func:`rows_of`.
-        table: a name of :data:`published.TABLES`.
-
-    Returns:
-        Columns: seeds; ours and sd, margin-free; margin and margin_sd, with the head's margin;
-        published, and difference = margin − published, in points (for a head without margin, ours −
-        published). A standard deviation needs two seeds; it is NaN otherwise.
+    Columns are seeds; ours and sd, margin-free; margin and margin_sd, with the head's margin; published, and
+    difference = margin − published, in points (for a head without margin, ours − published). A standard
+    deviation needs two seeds; it is NaN otherwise.
     """
     known = {s.name for s in published.table(table).scenarios}
     if strange := sorted(set(rows["scenario"]) - known):

@@ -29,13 +29,9 @@ CHANGED = "notebook, library, weights or data were changed while the grid ran; s
 
 @dataclass(frozen=True)
 class Job:
-    """One run, by a label: a notebook and its parameters.
+    """One run, by a label: a notebook, by number, name or path, and its parameters.
 
-    Attributes:
-        label: what it is called.
-        notebook: its number, name or path.
-        parameters: of the notebook.
-        source: the notebook, where it has been read for other jobs, too.
+    ``source`` is the notebook, where it has been read for other jobs, too.
     """
 
     label: str
@@ -78,12 +74,7 @@ class Engine(Protocol):
 class Local:
     """Processes on this machine: so many at a time, each with its share of cores, or a GPU of its own.
 
-    Args:
-        workers: how many runs at a time; one per GPU, or one, if None.
-        gpus: the GPUs to use; all there are if None.
-
-    Raises:
-        ConfigError: for less than one worker.
+    Without ``workers`` there is one per GPU, or one; ``gpus`` are all there are unless given.
     """
 
     def __init__(self, workers: int | None = None, gpus: int | None = None) -> None:
@@ -139,9 +130,6 @@ class Ray:
         address: of a running cluster, as Ray understands it; None starts one on this machine.
         workers: how many runs at a time on a machine without GPUs.
         gpus: GPUs a run takes; one where the cluster has any, if None.
-
-    Raises:
-        ConfigError: where Ray is not installed, or no cluster answers.
     """
 
     def __init__(
@@ -202,11 +190,7 @@ def bring_back(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def make(name: str, workers: int | None = None, address: str | None = None) -> Engine:
-    """Return an engine by name, "local" or "ray".
-
-    Raises:
-        ConfigError: for another name, or an address without Ray.
-    """
+    """Return an engine by name, "local" or "ray", or raise a :class:`ConfigError`."""
     if name == "local":
         if address:
             raise ConfigError(f"--address {address} goes with --engine ray")

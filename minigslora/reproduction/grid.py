@@ -127,13 +127,8 @@ class Grid:
 def run_grid(grid: Grid, engine: Engine, watch: bool = False) -> list[Outcome]:
     """Carry out what is not finished yet; write after each run which have finished and which failed.
 
-    Args:
-        grid: what to run.
-        engine: where.
-        watch: whether to show progress over the whole grid.
-
-    Returns:
-        An outcome for every run of the grid, those that were finished before included.
+    Returns an outcome for every run of the grid, those that were finished before included; ``watch`` shows
+    progress over the whole grid.
     """
     jobs, folder = grid.jobs(), grid.folder
     outcomes = {job.label: Outcome(job) for job in jobs if job.finished}
@@ -160,9 +155,7 @@ def run_grid(grid: Grid, engine: Engine, watch: bool = False) -> list[Outcome]:
 def _earlier(folder: Path, jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], int]:
     """Return the finished runs of earlier grids of this folder that are not among ``jobs``.
 
-    Returns:
-        Those that may be compared with ``jobs``, and how many may not: their notebook, library or data
-            were others.
+    Only those that may be compared with them; and how many may not, as notebook, library or data were others.
     """
     if not (folder / NOTED).is_file():
         return [], 0
@@ -198,11 +191,7 @@ def _note(
 
 
 def read_grid(folder: Path) -> dict[str, Any]:
-    """Return what :func:`run_grid` noted in ``folder``.
-
-    Raises:
-        ConfigError: where there is no grid.
-    """
+    """Return what :func:`run_grid` noted in ``folder``, or raise a :class:`ConfigError`."""
     path = folder / NOTED
     if not path.is_file():
         raise ConfigError(f"no grid in {folder}: {path.name} is missing; run 'minigslora reproduce' first")

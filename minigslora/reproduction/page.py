@@ -25,10 +25,9 @@ from minigslora.reproduction.rendering import render
 
 @dataclass(frozen=True)
 class Collected:
-    """The runs of a grid.
+    """The runs of a grid of a published table.
 
     Attributes:
-        table: the published table.
         rows: a line per finished run and task.
         runs: a line per finished run: its label, parameters, versions, device, seconds.
         failed: the error of each failed run by label.
@@ -80,11 +79,6 @@ def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
 
     A few methods are lines; many are the rows of a heat map. Where ours have a figure with the head's margin,
     the published ones, which carry it, stand beside that one and never beside the margin-free.
-
-    Args:
-        rows: a line per run and task.
-        scenario: which of them.
-        table: the published table.
     """
     part = rows[rows["scenario"] == scenario]
     tasks = sorted(part["task"].unique())
@@ -120,25 +114,19 @@ def _shown(rows: pd.DataFrame) -> list[tuple[str, str, str, str]]:
         metrics = (("h50", "H of AP50", "H of AP50"), ("ap50_o", "AP50_o", "AP50_o, %"))
     else:
         metrics = (("h", "H", "H"), ("acc_o", "Acc_o", "Acc_o, %"))
-    found = []
-    for metric, name, label in metrics:
-        if f"{metric}_margin" in rows:
-            found.append((metric, metric, f"{name}, margin-free", label))
-            found.append((metric, f"{metric}_margin", f"{name} with margin", label))
-        else:
-            found.append((metric, metric, f"{name} after each request", label))
-    return found
+    both, one = (("", ", margin-free"), ("_margin", " with margin")), (("", " after each request"),)
+    return [
+        (metric, f"{metric}{column}", f"{name}{title}", label)
+        for metric, name, label in metrics
+        for column, title in (both if f"{metric}_margin" in rows else one)
+    ]
 
 
 def write(folder: Path) -> Path:
-    """Collect a grid and write ``rows.csv``, ``comparison.csv`` and ``report.html`` into its folder.
-
-    Returns:
-        The page's path.
+    """Collect a grid; write ``rows.csv``, ``comparison.csv`` and ``report.html``, whose path is returned.
 
     Raises:
         ConfigError: where there is no grid, or not one finished run.
-        OutputError: where the folder cannot be written.
     """
     plots.style()
     found = collect(folder)

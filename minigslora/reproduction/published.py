@@ -74,11 +74,7 @@ class Table:
         return next(FOLDER.glob(f"{self.name}_*.csv"), None)
 
     def scenario(self, name: str) -> Scenario:
-        """Return the scenario called ``name``.
-
-        Raises:
-            ConfigError: where the table has none of that name.
-        """
+        """Return a scenario by name, or raise a :class:`ConfigError` that names those there are."""
         named = {scenario.name: scenario for scenario in self.scenarios}
         if name not in named:
             raise ConfigError(f"{self.name} has no scenario {name!r}; it has {', '.join(named)}")
@@ -129,11 +125,7 @@ TABLES = {described.name: described for described in _TABLES}
 
 
 def table(name: str) -> Table:
-    """Return a published table's description.
-
-    Raises:
-        ConfigError: for a name that is none.
-    """
+    """Return a published table's description, or raise a :class:`ConfigError` for a name that is none."""
     if name not in TABLES:
         raise ConfigError(f"unknown table {name!r}; there are {', '.join(TABLES)}")
     return TABLES[name]
@@ -143,9 +135,8 @@ def table(name: str) -> Table:
 def read(name: str) -> pd.DataFrame:
     """Return a published table in one shape for all.
 
-    Returns:
-        A frame with columns scenario (a :class:`Scenario`'s name), task (from 1), method (as
-        printed) and :data:`METRICS`, NaN where nothing was printed.
+    Columns are scenario (a :class:`Scenario`'s name), task (from 1), method (as printed) and
+    :data:`METRICS`, NaN where nothing was printed.
     """
     described, columns = table(name), ["scenario", "method", "task", *METRICS]
     if described.csv is None:

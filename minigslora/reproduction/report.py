@@ -53,12 +53,8 @@ def forgotten(erasure: Erasure) -> list[int]:
 def before_after(erasure: Erasure, before: Tensor, after: Tensor) -> Figure:
     """Show test images of forgotten and of kept classes with what the model said before and says now.
 
-    The images are evenly spaced over the test split, not picked by result.
-
-    Args:
-        erasure: the finished erasure.
-        before: class predicted by the pre-trained model for each test image, (N,).
-        after: class predicted now, (N,).
+    The images are evenly spaced over the test split, not picked by result; ``before`` and ``after`` are the
+    classes predicted for each test image, (N,).
     """
     test, gone = erasure.problem.data.test, forgotten(erasure)
     kept = [c for c in range(len(test.classes)) if c not in gone]
@@ -86,11 +82,7 @@ def table(erasure: Erasure) -> pd.DataFrame:
 
 
 def summary(erasure: Erasure) -> str:
-    """Return in three lines what became of the last request, of the kept classes, and H.
-
-    Raises:
-        ModelError: where every request was revoked.
-    """
+    """Return in three lines what became of the last request, of the kept classes, and H."""
     if not erasure.reports:
         raise ModelError("every request was revoked; there is nothing to report on")
     report = erasure.reports[-1]
@@ -151,17 +143,11 @@ def write(
 ) -> Path:
     """Write ``before_after.png``, ``table.csv`` and ``report.html`` into ``out``; return the page's path.
 
-    Args:
-        erasure: the finished erasure.
-        before: class predicted by the pre-trained model for each test image, (N,).
-        out: the folder.
-        title: the page's title.
-        settings: what was asked for, as shown.
-        further: a closing paragraph.
+    ``before`` is the class that the pre-trained model predicted for each test image, (N,), ``settings`` what
+    was asked for, and ``further`` a closing paragraph.
 
     Raises:
         ModelError: where every request was revoked.
-        OutputError: where the folder cannot be written.
     """
     plots.style()
     said, problem = summary(erasure), erasure.problem

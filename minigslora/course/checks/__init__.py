@@ -1,28 +1,17 @@
 """The exercises' self-checks: each says what is right, or what to look at next, and never the answer.
 
-A file for each notebook has what its exercises ask, as generators ``exercise_NN_M`` of demands. Taken from
+Three files have what the exercises ask, as generators ``exercise_NN_M`` of demands. Taken from
 here they are checks: ``checks.exercise_04_1(my_answer)`` stops at the first demand that is not met.
 """
 
 import functools
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-FILES = {
-    "00": "start_here",
-    "01": "pretrain",
-    "02": "lora_injection",
-    "03": "group_sparsity",
-    "04": "forget_once",
-    "05": "forget_again",
-    "06": "prototypes",
-    "07": "face_benchmark",
-    "08": "image_classification",
-    "09": "object_detection",
-    "10": "baselines",
-    "11": "ablations",
-}
+FILES = {"adapters": range(4), "forgetting": range(4, 7), "benchmarks": range(7, 12)}
+"""The notebooks whose exercises a file has."""
 
 
 class NotYet(AssertionError):
@@ -30,17 +19,19 @@ class NotYet(AssertionError):
 
 
 def __getattr__(name: str) -> Callable[..., None]:
-    """Return the self-check of an exercise; a notebook's file is read when its first one is used."""
-    kind, _, number = name.partition("_")
-    if kind != "exercise" or number[:2] not in FILES:
+    """Return the self-check of an exercise; a file is read when one of its exercises is first checked."""
+    found = re.fullmatch(r"exercise_(\d\d)_\d", name)
+    files = [file for file, notebooks in FILES.items() if found and int(found[1]) in notebooks]
+    if not files:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    demands = getattr(import_module(f"{__name__}.{FILES[number[:2]]}"), name)
+    demands = getattr(import_module(f"{__name__}.{files[0]}"), name)
+    number = name.removeprefix("exercise_").replace("_", ".")
 
     @functools.wraps(demands)
     def check(*args: Any, **kwargs: Any) -> None:
         for met, hint in demands(*args, **kwargs):
             if not met:
-                raise NotYet(f"Exercise {number.replace('_', '.')}: not yet. {hint}")
-        print(f"✔ Exercise {number.replace('_', '.')}")
+                raise NotYet(f"Exercise {number}: not yet. {hint}")
+        print(f"✔ Exercise {number}")
 
     return check
