@@ -187,8 +187,7 @@ def pretrain(
     out: Annotated[Optional[Path], Opt(help="The checkpoint, FILE.safetensors.")] = None,
 ) -> None:
     """Pre-train a model; its record goes beside it as JSON."""
-    from minigslora.files import read_lines, runs_root
-    from minigslora.forget_command import require_new
+    from minigslora.files import read_lines, require_new, runs_root
     from minigslora.pretraining import make_checkpoint, recipe_for
 
     sizes = {"image_size": image_size, "dim": width, "depth": depth}
@@ -225,7 +224,7 @@ def import_(
     image_size: Annotated[int, Opt(help="Input size in pixels.")] = 112,
 ) -> None:
     """Convert a released Face Transformer checkpoint into one of ours."""
-    from minigslora.forget_command import require_new
+    from minigslora.files import require_new
     from minigslora.models.released import import_official
 
     require_new(out)
@@ -243,8 +242,7 @@ def fetch(
 ) -> None:
     """Make a checkpoint of ours from a pre-trained ImageNet model, its whole head included."""
     from minigslora.erasure import finalized_file
-    from minigslora.files import require_writable
-    from minigslora.forget_command import require_new
+    from minigslora.files import require_new, require_writable
     from minigslora.models import checkpoint, pretrained
 
     target = finalized_file(out)

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minigslora.errors import DataError, ModelError, OutputError
+from minigslora.errors import ConfigError, DataError, ModelError, OutputError
 from minigslora.formats import cut_short, safetensors_problem, weight_format
 
 
@@ -88,6 +88,12 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as problem:
         raise _cannot_write(folder, problem) from problem
+
+
+def require_new(target: Path) -> None:
+    """Raise a :class:`ConfigError` where what is written would replace a file."""
+    if target.exists():
+        raise ConfigError(f"{target} is there already and is kept; write to another file, or remove it first")
 
 
 def unwritable(folder: Path) -> str:

@@ -17,7 +17,15 @@ from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet
 from minigslora.erasure import Erasure, forget, input_size
 from minigslora.errors import ConfigError
-from minigslora.files import alone_in, load_tensors, read_json, read_lines, require_writable, write_json
+from minigslora.files import (
+    alone_in,
+    load_tensors,
+    read_json,
+    read_lines,
+    require_new,
+    require_writable,
+    write_json,
+)
 from minigslora.models import checkpoint
 from minigslora.reproduction import report
 from minigslora.text import parse_pairs, split_list
@@ -139,12 +147,6 @@ def erase_into(
         title, further = f"Erased from {data.name}", f"The erased model: {erased}"
         report.write(erasure, before, folder, title, asked, further)
     return erasure, earlier
-
-
-def require_new(target: Path) -> None:
-    """Raise a :class:`ConfigError` where what is written would replace a file."""
-    if target.exists():
-        raise ConfigError(f"{target} is there already and is kept; write to another file, or remove it first")
 
 
 def keep_source(target: Path, source: Path) -> None:
