@@ -45,7 +45,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from minigslora import cli as command_line
-from minigslora.course import runs
+from minigslora.course import executing
 from minigslora.datasets import detection, folders, pictures, registry
 from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.rendered import mini_faces
@@ -654,7 +654,7 @@ class NothingRuns:
             yield engines.Outcome(job, "not run")
 
 
-def _not_executed(planned: runs.Planned, *_: Any) -> None:
+def _not_executed(planned: executing.Planned, *_: Any) -> None:
     (planned.folder / "result.json").write_text('{"metrics": {}}')
 
 
@@ -678,7 +678,7 @@ def _apart(folder: Path, variables: Mapping[str, str]) -> Iterator[None]:
         mock.patch.object(registry, "RENDERED", {**registry.RENDERED, **made}),
         mock.patch.object(engines, "Local", return_value=NothingRuns()),
         mock.patch.object(engines, "Ray", return_value=NothingRuns()),
-        mock.patch.object(runs, "_papermill", _not_executed),
+        mock.patch.object(executing, "_papermill", _not_executed),
         mock.patch.object(pretrained, "_download", side_effect=ModelError("no network here")),
     ):
         yield

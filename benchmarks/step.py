@@ -41,9 +41,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigslora import lora
-from minigslora.course.runs import device_name, versions
 from minigslora.datasets.images import DataSet, ImageSet
-from minigslora.device import fast_bf16
+from minigslora.device import device_name, fast_bf16, versions
 from minigslora.erasure import input_size
 from minigslora.errors import ModelError
 from minigslora.files import write_json

@@ -15,7 +15,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from minigslora.course import runs
+from minigslora.course import executing
 from minigslora.files import write_json
 
 TIMES = Path(__file__).resolve().parents[1] / "notebooks" / "times.json"
@@ -26,7 +26,7 @@ def measure(notebook: Path, profile: str) -> float:
     with tempfile.TemporaryDirectory() as folder:
         before = os.times()
         one = {"OMP_NUM_THREADS": "1"}
-        runs.run_notebook(notebook, {"profile": profile}, out=Path(folder) / "run", environment=one)
+        executing.run_notebook(notebook, {"profile": profile}, out=Path(folder) / "run", environment=one)
         after = os.times()
     return after.children_user + after.children_system - before.children_user - before.children_system
 

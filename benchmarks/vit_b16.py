@@ -17,8 +17,8 @@ import torch
 from step import resident
 
 from minigslora import lora
-from minigslora.course.runs import device_name
 from minigslora.datasets.images import DataSet, ImageSet
+from minigslora.device import device_name
 from minigslora.methods import create
 from minigslora.models.checkpoint import timm_model
 from minigslora.models.head_slicing import slice_head

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import sys
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from minigslora import __version__
 from minigslora.errors import ConfigError
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -104,3 +108,25 @@ def choose_attention(model: nn.Module, device: torch.device, precision: Precisio
     for module in model.modules():
         if isinstance(getattr(module, "fused_attn", None), bool):
             module.fused_attn = not (bf16 and device.type == "cpu")  # type: ignore[assignment]
+
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors")
+"""What results depend on beside Python and this library."""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of what results depend on; "" for what is not installed."""
+    found = {"python": platform.python_version(), "minigslora": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = ""
+    return found
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a person calls the device."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{device.type} ({sys.platform}, {platform.machine()})"

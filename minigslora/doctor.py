@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from minigslora import ledger
-from minigslora.course.runs import device_name, runs_root, versions
 from minigslora.datasets import registry
-from minigslora.device import fast_bf16, pick_device
+from minigslora.device import device_name, fast_bf16, pick_device, versions
 from minigslora.errors import MiniGSLoRAError
-from minigslora.files import data_root, load_tensors, read_json, sha256, shipped_root, unwritable
+from minigslora.files import data_root, load_tensors, read_json, runs_root, sha256, shipped_root, unwritable
 from minigslora.models.checkpoint import SHIPPED
 
 FREE_GB = 2.0
@@ -38,16 +37,10 @@ class Finding:
 
 def examine() -> Iterator[Finding]:
     """Look at versions, device, data, disk, JupyterLab and the shipped files, one after another."""
-    checks: tuple[Callable[[], Iterator[Finding]], ...] = (
-        _versions,
-        _device,
-        _data,
-        _disk,
-        _jupyter,
-        _shipped,
-    )
-    for check in checks:
-        yield from check()
+    for look in (_versions, _device, _data, _disk, _jupyter):
+        yield from look()
+    for name, file in SHIPPED.items():
+        yield check_shipped(f"model {name}", shipped_root() / file)
 
 
 def examine_file(path: Path) -> Iterator[Finding]:
@@ -93,15 +86,14 @@ def _data() -> Iterator[Finding]:
     root = data_root()
     yield Finding("data looked for in", None, f"{root} (set MINIGSLORA_DATA to change it)")
     for name in (*registry.names(), *registry.detection_names()):
-        if name in registry.RENDERED or name in registry.SCENES:
-            yield Finding(name, True, "rendered on first use")
-            continue
-        if name in registry.DOWNLOADED:
-            yield Finding(name, True, "downloaded on first use")
-            continue
-        find = registry.find if name in registry.FOLDERS else registry.find_detection
         try:
-            yield Finding(name, True, str(find(name)))
+            if name in registry.RENDERED or name in registry.SCENES:
+                found = "rendered on first use"
+            elif name in registry.DOWNLOADED:
+                found = "downloaded on first use"
+            else:
+                found = str((registry.find if name in registry.FOLDERS else registry.find_detection)(name))
+            yield Finding(name, True, found)
         except MiniGSLoRAError:
             yield Finding(name, None, "not here (data/README.md says how to get it)")
 
@@ -110,13 +102,12 @@ def _disk() -> Iterator[Finding]:
     places = {"data": (data_root(), "MINIGSLORA_DATA"), "runs": (runs_root(), "MINIGSLORA_RUNS")}
     for what, (folder, variable) in places.items():
         if reason := unwritable(folder):
-            advice = f"set {variable} to a folder that can be written"
-            yield Finding(
-                f"disk for {what}", False, f"nothing can be written at {folder} ({reason}): {advice}"
-            )
+            found = f"nothing can be written at {folder} ({reason}): "
+            found += f"set {variable} to a folder that can be written"
+            yield Finding(f"disk for {what}", False, found)
             continue
-        there = next(f for f in (folder, *folder.parents) if f.is_dir())
-        free = shutil.disk_usage(there).free / 1e9
+        existing = next(f for f in (folder, *folder.parents) if f.is_dir())
+        free = shutil.disk_usage(existing).free / 1e9
         yield Finding(f"disk for {what}", free > FREE_GB, f"{free:.1f} GB free at {folder}")
 
 
@@ -131,17 +122,10 @@ def _jupyter() -> Iterator[Finding]:
     except (ImportError, PackageNotFoundError) as problem:
         yield Finding("JupyterLab", False, f"{problem}; install the package's dependencies")
         return
+    found = f"{lab}, but no kernel python3: run python -m ipykernel install --sys-prefix"
     if "python3" in kernels:
-        yield Finding("JupyterLab", True, f"{lab}, kernel python3 at {kernels['python3']}")
-    else:
-        yield Finding(
-            "JupyterLab", False, f"{lab}, but no kernel python3: run python -m ipykernel install --sys-prefix"
-        )
-
-
-def _shipped() -> Iterator[Finding]:
-    for name, file in SHIPPED.items():
-        yield check_shipped(f"model {name}", shipped_root() / file)
+        found = f"{lab}, kernel python3 at {kernels['python3']}"
+    yield Finding("JupyterLab", "python3" in kernels, found)
 
 
 def check_shipped(what: str, path: Path) -> Finding:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minigslora.errors import DataError, ModelError, OutputError
+from minigslora.errors import ConfigError, DataError, ModelError, OutputError
 from minigslora.formats import cut_short, safetensors_problem, weight_format
 
 
@@ -40,6 +40,13 @@ def shipped_root() -> Path:
     package = Path(__file__).resolve().parent
     inside = package / "_shipped"
     return inside if inside.is_dir() else package.parent / "data"
+
+
+def runs_root() -> Path:
+    """Return where runs are kept: ``MINIGSLORA_RUNS``, the checkout's ``runs``, or the data root's."""
+    checkout = shipped_root().parent
+    beside = checkout / "runs" if (checkout / "pyproject.toml").is_file() else data_root() / "runs"
+    return Path(os.environ.get("MINIGSLORA_RUNS") or beside)
 
 
 UNFINISHED = ".part"
@@ -81,6 +88,12 @@ def require_writable(folder: Path) -> None:
             pass
     except OSError as problem:
         raise _cannot_write(folder, problem) from problem
+
+
+def require_new(target: Path) -> None:
+    """Raise a :class:`ConfigError` where what is written would replace a file."""
+    if target.exists():
+        raise ConfigError(f"{target} is there already and is kept; write to another file, or remove it first")
 
 
 def unwritable(folder: Path) -> str:

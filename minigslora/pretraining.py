@@ -20,10 +20,9 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from minigslora.config import AtLeastOne, Count, NonNegative, Seed, Share, parse_fields, parse_value
-from minigslora.course.runs import device_name, versions
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet, ImageSet
-from minigslora.device import Precision, pick_device, seeded
+from minigslora.device import Precision, device_name, pick_device, seeded, versions
 from minigslora.erasure import normalisation
 from minigslora.errors import ConfigError, DataError
 from minigslora.files import require_writable, sha256, write_json

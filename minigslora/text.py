@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,7 @@ def read_value(text: str) -> Any:
     """Return what a VALUE of KEY=VALUE says: null, true, false, a number, a [list], a {mapping}, or text.
 
     Everything else is text as it stands, as is what stands in quotes. A ``~/`` in front is the user's
-    folder.
-
-    Raises:
-        ConfigError: for a list or mapping that does not end.
+    folder. A list or mapping that does not end is a :class:`ConfigError`.
     """
     if text[:1] in ("[", "{") or re.fullmatch(r"\".*\"|'.*'", text, re.DOTALL):
         try:
@@ -68,6 +65,43 @@ def read_value(text: str) -> Any:
             with contextlib.suppress(ValueError):  # of thousands of digits
                 return convert(text.strip())
     return expand_home(text)
+
+
+def parse_pairs(pairs: Sequence[str]) -> dict[str, Any]:
+    """Return KEY=VALUE pairs as a dictionary, values read by :func:`read_value`."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"{pair!r} is no setting; expected KEY=VALUE, as in epochs=10")
+        if key in found:
+            raise ConfigError(f"{key} is given twice; give it once")
+        found[key] = read_value(text)
+    return found
+
+
+def by_method(pairs: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings by the method they are for: "" for all, else what stands before the "/"."""
+    found: dict[str, dict[str, Any]] = {}
+    for key, value in pairs.items():
+        method, _, name = key.rpartition("/")
+        found.setdefault(method, {})[name] = value
+    return found
+
+
+def split_list(text: str) -> list[str]:
+    """Return the parts of "a,b,c"."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def three_numbers(key: str, text: str | None) -> tuple[float, ...] | None:
+    """Return the numbers of ".5,.5,.5", None of nothing, or raise a :class:`ConfigError` about ``key``."""
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if len(values := tuple(float(part) for part in text.split(","))) == 3:
+            return values
+    raise ConfigError(f"{key} = {text!r}; expected three numbers, as in .5,.5,.5")
 
 
 def expand_home(text: str) -> str:

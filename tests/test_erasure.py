@@ -13,12 +13,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import minigslora
-from minigslora import lora, report
+from minigslora import lora
 from minigslora.erasure import Erasure, as_requests, forget, input_size, normalisation
 from minigslora.errors import ConfigError, DataError, MiniGSLoRAError, ModelError
 from minigslora.methods.gslora import GSLoRA
 from minigslora.models import checkpoint
-from minigslora.report import forgotten
+from minigslora.reproduction import report
+from minigslora.reproduction.report import forgotten
 from minigslora.tasks import TaskReport
 
 QUICK = {**tiny.QUICK, "watch": False, "check": False, "device": "cpu", "precision": "fp32", "ratio": 0.5}

@@ -19,15 +19,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from minigslora import doctor, erasure, report
-from minigslora.cli import main, parse_pairs, split_classes
+from minigslora import doctor, erasure
+from minigslora.cli import main, parse_pairs
 from minigslora.datasets import folders, images, registry
 from minigslora.datasets.rendered import mini_faces, mini_glyphs
 from minigslora.errors import ConfigError, OutputError
 from minigslora.files import require_writable, sha256, shipped_root
+from minigslora.forget_command import split_classes
 from minigslora.models import checkpoint
 from minigslora.models.vit import FaceConfig, face_transformer
 from minigslora.pretraining import RECIPES, Pretraining, make_checkpoint, recipe_for
+from minigslora.reproduction import report
+from minigslora.reproduction.rendering import PAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("blue", "gold", "green", "red")
@@ -153,15 +156,15 @@ def test_the_report_is_whole_and_needs_nothing_from_outside(erased):
 
 
 def test_what_a_report_is_given_is_escaped(tmp_path):
-    page = report.Page("a <b> & c")
-    page.heading("<h>")
-    page.text("<t>")
-    page.values({"<k>": "<v>"})
-    page.table(pd.DataFrame({"<c>": ["<x>"]}))
-    page.figure(Figure(), "<f>", '"alt"')
-    page.write(tmp_path / "page.html")
-    written = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert not re.search(r"<(b|h|t|k|v|c|x|f)>", written)
+    page = PAGES.from_string(
+        '{% extends "base.html" %}{% from "parts.html" import picture, values %}{% block body %}{{ text }}'
+        "{{ values(pairs) }}{{ frame | table }}{{ picture(figure, alt, caption) }}{% endblock %}"
+    )
+    content = {"title": "a <b> & c", "text": "<t>", "pairs": {"<k>": "<v>"}, "alt": '"alt"', "caption": "<f>"}
+    written = page.render(content, frame=pd.DataFrame({"<c>": ["<x>"]}), figure=Figure())
+    assert not re.search(r"<(b|t|k|v|c|x|f)>", written)
+    for given in "tkvcxf":
+        assert f"&lt;{given}&gt;" in written
     assert "a &lt;b&gt; &amp; c" in written
     assert "&quot;alt&quot;" in written
 

@@ -8,7 +8,7 @@ import nbformat
 import papermill
 from courses import NOTEBOOKS, ROOT, each_notebook, read
 
-from minigslora.course import runs
+from minigslora.course import executing, student
 
 LARGEST = 500_000
 MACHINE_PATH = re.compile(r"(?<![\w.])/(home|root|tmp|Users|work|opt)/|[A-Z]:\\Users")
@@ -51,7 +51,7 @@ def test_the_parameters_cell_is_the_first_code_cell_and_holds_literals_only(path
     cells = code(path)
     assert "parameters" in tags(cells[0])
     assert not any("parameters" in tags(cell) for cell in cells[1:])
-    known = runs.parameters_of(path)
+    known = executing.parameters_of(path)
     assert {"profile", "seed", "device", "precision"} <= set(known)
     assert set(papermill.inspect_notebook(str(path))) == set(known)
     for line in filter(None, map(str.strip, cells[0].source.splitlines())):
@@ -167,7 +167,7 @@ def test_equations_are_numbered_by_the_notebook_and_without_gap(path):
 
 @each_notebook
 def test_student_version(path, tmp_path):
-    made = runs.student_version(path, tmp_path / path.name)
+    made = student.student_version(path, tmp_path / path.name)
     book = read(made)
     nbformat.validate(book)
     solutions = [text for cell in code(path) for text in SOLUTION.findall(cell.source)]

@@ -5,7 +5,7 @@ import json
 import pytest
 from courses import each_notebook, in_smoke, read
 
-from minigslora.course import runs
+from minigslora.course import executing
 
 
 @pytest.mark.notebooks
@@ -15,7 +15,7 @@ def test_papermill(path, tmp_path, monkeypatch):
     for name, value in in_smoke(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    folder = runs.run_notebook(path, {"seed": 1})
+    folder = executing.run_notebook(path, {"seed": 1})
     assert tmp_path in folder.parents
     result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     assert result["notebook"] == path.stem

@@ -22,7 +22,7 @@ from test_runs import FINISH, write_notebook
 from minigslora import doctor, files
 from minigslora.cli import main, parse_pairs
 from minigslora.config import parse_value
-from minigslora.course import plots, runs
+from minigslora.course import executing, identity, plots, profiles
 from minigslora.errors import ConfigError, OutputError
 from minigslora.reproduction import engines, page
 from minigslora.reproduction.benchmark import Contender
@@ -163,7 +163,7 @@ def test_a_number_of_thousands_of_digits_is_refused_by_its_key():
 
 def test_papermill_reads_back_what_was_typed(tmp_path):
     values = {f"value{i}": value for i, value in enumerate(VALUES.values())}
-    planned = runs.Planned(tmp_path / "x.ipynb", tmp_path, {"parameters": values})
+    planned = executing.Planned(tmp_path / "x.ipynb", tmp_path, {"parameters": values})
     planned.claim()
     found = read_yaml_file(str(tmp_path / "parameters.yaml"))
     assert found == values
@@ -238,7 +238,7 @@ def reading(place):
     ],
 )
 def test_paths_start_where_the_command_is_given(place, name, given, expected):
-    found = runs.Notebook(reading(place)).values({name: given})[name]
+    found = executing.Notebook(reading(place)).values({name: given})[name]
     assert found == expected.format(here=place)
 
 
@@ -248,7 +248,7 @@ def test_paths_start_where_the_command_is_given(place, name, given, expected):
 def test_weights_that_are_not_there_are_named_before_anything_starts(place, given, monkeypatch):
     monkeypatch.setenv("HOME", str(place))
     with pytest.raises(ConfigError, match=r"no weight file /.*missing\.safetensors; check the path"):
-        runs.run_notebook(reading(place), {"weights": given})
+        executing.run_notebook(reading(place), {"weights": given})
     assert not (place.parent / "runs").exists()
 
 
@@ -264,7 +264,7 @@ def test_weights_that_are_not_there_are_named_before_anything_starts(place, give
     ],
 )
 def test_a_number_is_what_it_looks_like_in_the_notebook(typed, values, place):
-    notebook = runs.Notebook(write_notebook(place, FINISH))
+    notebook = executing.Notebook(write_notebook(place, FINISH))
     found = notebook.values(parse_pairs([typed]))
     assert {name: found[name] for name in values} == values
     assert [type(found[name]) for name in values] == [type(value) for value in values.values()]
@@ -273,7 +273,7 @@ def test_a_number_is_what_it_looks_like_in_the_notebook(typed, values, place):
 @pytest.mark.parametrize("typed", ["seed=ten", "epochs=12:30", "lr=2024-01-02"])
 def test_what_is_no_number_is_refused_before_anything_starts(typed, place):
     with pytest.raises(ConfigError, match=r"(seed|epochs|lr) = '.*'; expected a (whole )?number"):
-        runs.run_notebook(write_notebook(place, FINISH), parse_pairs([typed]))
+        executing.run_notebook(write_notebook(place, FINISH), parse_pairs([typed]))
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_what_is_no_number_is_refused_before_anything_starts(typed, place):
 )
 def test_what_a_run_reads_is_part_of_what_it_depends_on(place, name, given, read):
     (place / "models" / "log.txt").write_text("x")
-    planned = runs.Notebook(reading(place)).planned({name: given})
+    planned = executing.Notebook(reading(place)).planned({name: given})
     assert planned.identity["inputs"].keys() == ({name} if read else set())
 
 
@@ -325,11 +325,13 @@ CHANGES = {
     ),
     "a hidden file": (lambda place, monkeypatch: (place / "photos/.DS_Store").touch(), True),
     "the library": (
-        lambda place, monkeypatch: monkeypatch.setattr(runs, "library_fingerprint", lambda: "2"),
+        lambda place, monkeypatch: monkeypatch.setattr(identity, "library_fingerprint", lambda: "2"),
         False,
     ),
     "the device": (
-        lambda place, monkeypatch: monkeypatch.setattr(runs, "pick_device", lambda _: torch.device("cuda")),
+        lambda place, monkeypatch: monkeypatch.setattr(
+            identity, "pick_device", lambda _: torch.device("cuda")
+        ),
         False,
     ),
     "the profile": (lambda place, monkeypatch: monkeypatch.setenv("MINIGSLORA_PROFILE", "smoke"), False),
@@ -345,7 +347,7 @@ def test_a_run_is_taken_for_another_only_where_all_is_equal(place, change, monke
         started.append(planned.folder)
         (planned.folder / "result.json").write_text("{}")
 
-    monkeypatch.setattr(runs, "_papermill", pretended)
+    monkeypatch.setattr(executing, "_papermill", pretended)
     assert ended(["run", str(notebook), *given]) == 0
     assert "earlier run" not in capsys.readouterr().err
     alter, same = CHANGES[change]
@@ -373,11 +375,11 @@ def test_a_run_is_taken_for_another_only_where_all_is_equal(place, change, monke
 )
 def test_a_folder_that_was_chosen_is_refused_to_another_run(place, change, differ, monkeypatch):
     notebook, given = reading(place), {"weights": "models/mine.safetensors", "data_set": "photos"}
-    earlier = runs.Notebook(notebook).planned(given, place / "out")
+    earlier = executing.Notebook(notebook).planned(given, place / "out")
     earlier.claim()
     (place / "out" / "result.json").write_text("{}")
     CHANGES[change][0](place, monkeypatch)
-    now = runs.Notebook(notebook).planned(given, place / "out")
+    now = executing.Notebook(notebook).planned(given, place / "out")
     assert not now.finished
     with pytest.raises(
         OutputError, match=f"holds a run with other {differ}; choose another folder, or remove it"
@@ -392,25 +394,25 @@ def test_the_data_of_a_profile_count_though_nobody_named_them(place, tmp_path, m
     image.parent.mkdir(parents=True)
     image.write_bytes(b"anna")
     path = ROOT / "notebooks" / "07_face_benchmark.ipynb"
-    before, small = (runs.Notebook(path).planned({"profile": profile}) for profile in ("paper", "cpu"))
+    before, small = (executing.Notebook(path).planned({"profile": profile}) for profile in ("paper", "cpu"))
     assert before.identity["inputs"].keys() == {"data_set"}
     assert small.identity["inputs"] == {}
     image.write_bytes(b"bertha")
-    assert runs.Notebook(path).planned({"profile": "paper"}).folder != before.folder
-    assert runs.Notebook(path).planned({"profile": "cpu"}).folder == small.folder
+    assert executing.Notebook(path).planned({"profile": "paper"}).folder != before.folder
+    assert executing.Notebook(path).planned({"profile": "cpu"}).folder == small.folder
 
 
 def test_a_notebooks_own_kernel_goes_on_only_with_the_same_library_and_weights(place, monkeypatch):
     cpu = {"weights": "models/mine.safetensors"}
 
     def folder():
-        return runs.configure("90_tiny", {"device": "cpu"}, cpu=cpu).out
+        return profiles.configure("90_tiny", {"device": "cpu"}, cpu=cpu).out
 
     first = folder()
     assert folder() == first
     (place / "models/mine.safetensors").write_bytes(b"other")
     second = folder()
-    monkeypatch.setattr(runs, "library_fingerprint", lambda: "2")
+    monkeypatch.setattr(identity, "library_fingerprint", lambda: "2")
     assert len({first, second, folder()}) == 3
 
 
@@ -418,7 +420,9 @@ def test_a_notebooks_own_kernel_goes_on_only_with_the_same_library_and_weights(p
 def test_two_processes_at_one_run_do_its_work_once(tmp_path):
     wait = "import time\ntime.sleep(2)\n"
     notebook = write_notebook(tmp_path, wait + FINISH)
-    script = f"from minigslora import runs; print(runs.run_notebook({str(notebook)!r}, {{}}))"
+    script = (
+        f"from minigslora.course import executing; print(executing.run_notebook({str(notebook)!r}, {{}}))"
+    )
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     started = [
         subprocess.Popen(
@@ -516,7 +520,7 @@ def test_what_a_grid_takes_from_earlier_runs_is_said(capsys):
 
 def test_runs_of_another_library_do_not_stand_in_the_same_table(capsys, monkeypatch):
     run_grid(small_grid(), Pretended())
-    monkeypatch.setattr(runs, "library_fingerprint", lambda: "2")
+    monkeypatch.setattr(identity, "library_fingerprint", lambda: "2")
     served = Pretended()
     run_grid(small_grid(contenders=(Contender("gslora++"),)), served, watch=True)
     assert "left out: 2 earlier runs of another notebook, library or data" in capsys.readouterr().err
@@ -527,8 +531,8 @@ def test_runs_of_another_library_do_not_stand_in_the_same_table(capsys, monkeypa
 
 def test_a_grid_reads_its_notebook_once(monkeypatch):
     read, grid = [], small_grid(seeds=5)
-    of_file = runs._read_notebook
-    monkeypatch.setattr(runs, "_read_notebook", lambda path: read.append(path) or of_file(path))
+    of_file = executing.read_notebook
+    monkeypatch.setattr(executing, "read_notebook", lambda path: read.append(path) or of_file(path))
     outcomes = run_grid(grid, Pretended())
     assert len(outcomes) == 10
     assert len(read) == 1
@@ -543,7 +547,7 @@ def test_a_notebook_that_is_edited_while_its_grid_runs_is_not_mistaken(place, mo
         (planned.folder / "result.json").write_text("{}")
         edit(place, "import json", "import json  # edited\\nimport json")
 
-    monkeypatch.setattr(runs, "_papermill", pretended)
+    monkeypatch.setattr(executing, "_papermill", pretended)
     outcomes = {o.job.label: o.error for o in engines.Local(1, gpus=0).run(jobs)}
     assert outcomes["seed 1"] == ""
     assert "changed while the grid ran" in outcomes["seed 2"]
@@ -559,10 +563,10 @@ def test_the_wheel_has_the_notebooks_where_they_are_looked_for(tmp_path, monkeyp
     installed = tmp_path / "site-packages" / "minigslora"
     (installed / "_notebooks").mkdir(parents=True)
     (installed / "_notebooks" / "00_start_here.ipynb").write_text("{}")
-    monkeypatch.setattr(runs, "__file__", str(installed / "runs.py"))
-    assert runs.notebook_path("0") == installed / "_notebooks" / "00_start_here.ipynb"
+    monkeypatch.setattr(executing, "__file__", str(installed / "course" / "executing.py"))
+    assert executing.notebook_path("0") == installed / "_notebooks" / "00_start_here.ipynb"
     with pytest.raises(ConfigError, match=r"no notebook '7'.* The notebooks are 00_start_here"):
-        runs.notebook_path("7")
+        executing.notebook_path("7")
 
 
 # --- terminals and files ---------------------------------------------------------------------------------
@@ -713,6 +717,6 @@ def test_drawing_functions_keep_their_names_and_what_they_are_given():
 
 
 def test_the_parameters_file_is_yaml_for_anyone(tmp_path):
-    runs.Planned(tmp_path / "x.ipynb", tmp_path, {"parameters": {"seed": 3, "name": "010"}}).claim()
+    executing.Planned(tmp_path / "x.ipynb", tmp_path, {"parameters": {"seed": 3, "name": "010"}}).claim()
     assert yaml.safe_load((tmp_path / "parameters.yaml").read_text()) == {"seed": 3, "name": "010"}
     assert json.loads((tmp_path / "identity.json").read_text())["parameters"]["name"] == "010"

@@ -352,7 +352,7 @@ def test_a_head_without_margin_stands_beside_the_published_as_it_is():
 # --- engines -------------------------------------------------------------------------------------------
 
 SETUP = """
-from minigslora.course.runs import configure
+from minigslora.course.profiles import configure
 
 run = configure("{name}", globals(), cpu={{"wait": 0.0, "log": ""}})
 """

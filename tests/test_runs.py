@@ -8,7 +8,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from minigslora.course import runs
+from minigslora.course import executing, profiles, student
 from minigslora.errors import ConfigError, OutputError, RunFailed
 
 CPU = {"epochs": 30, "lr": 1e-3, "requests": [20, 20], "name": "mini", "limit": None, "flip": True}
@@ -23,7 +23,9 @@ def folders(tmp_path, monkeypatch):
 
 
 def configure(**names):
-    return runs.configure("04_forget_once", {"profile": "", "device": "cpu", **names}, smoke=SMOKE, cpu=CPU)
+    return profiles.configure(
+        "04_forget_once", {"profile": "", "device": "cpu", **names}, smoke=SMOKE, cpu=CPU
+    )
 
 
 # --- parameters -----------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def write_notebook(folder: Path, *sources: str, parameters: str = PARAMETERS) ->
 def test_a_run_succeeds_from_any_folder_and_is_not_run_again(tmp_path, monkeypatch):
     notebook = write_notebook(tmp_path, FINISH)
     monkeypatch.chdir(tmp_path)
-    folder = runs.run_notebook("90_tiny.ipynb", {"epochs": 5, "lr": 1e-5})
+    folder = executing.run_notebook("90_tiny.ipynb", {"epochs": 5, "lr": 1e-5})
     assert folder.parts[-3:-1] == ("90_tiny", "cpu")
     assert json.loads((folder / "result.json").read_text()) == {"epochs": 5}
     executed = nbformat.read(folder / "executed.ipynb", as_version=4)
@@ -153,11 +155,11 @@ def test_a_run_succeeds_from_any_folder_and_is_not_run_again(tmp_path, monkeypat
 
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert runs.run_notebook(notebook, {"lr": 1e-5, "epochs": 5}) == folder
+    assert executing.run_notebook(notebook, {"lr": 1e-5, "epochs": 5}) == folder
     assert (folder / "count").read_text() == "5 1e-05\n"
 
     with pytest.raises(OutputError, match="run with other parameters"):
-        runs.run_notebook(notebook, {"epochs": 6}, out=folder)
+        executing.run_notebook(notebook, {"epochs": 6}, out=folder)
 
 
 def test_an_interrupted_run_is_taken_up_in_the_same_folder(tmp_path):
@@ -165,9 +167,9 @@ def test_an_interrupted_run_is_taken_up_in_the_same_folder(tmp_path):
         tmp_path, "import pathlib\nassert pathlib.Path('go').exists(), 'stopped'", FINISH
     )
     with pytest.raises(RunFailed, match="AssertionError: stopped"):
-        runs.run_notebook(notebook, {}, out=tmp_path / "run")
+        executing.run_notebook(notebook, {}, out=tmp_path / "run")
     (tmp_path / "go").touch()  # beside the notebook, which is where its cells run
-    folder = runs.run_notebook(notebook, {}, out=tmp_path / "run")
+    folder = executing.run_notebook(notebook, {}, out=tmp_path / "run")
     assert (folder / "result.json").is_file()
 
 
@@ -183,7 +185,7 @@ def test_a_failed_run_says_why_and_where_the_executed_copy_is(tmp_path, cell, me
     last = FINISH if cell.startswith("1") else "'the end'"
     notebook = write_notebook(tmp_path, cell, last)
     with pytest.raises(RunFailed, match=message) as problem:
-        runs.run_notebook(notebook, {}, out=tmp_path / "run")
+        executing.run_notebook(notebook, {}, out=tmp_path / "run")
     executed = tmp_path / "run" / "executed.ipynb"
     assert str(executed) in str(problem.value)
     assert executed.is_file()
@@ -196,9 +198,9 @@ def test_a_failure_is_not_told_from_an_earlier_trys_notebook(tmp_path, monkeypat
     folder.mkdir()
     nbformat.write(old, folder / "executed.ipynb")
     failed = subprocess.CompletedProcess([], 1, "", "No module named papermill")
-    monkeypatch.setattr(runs.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(executing.subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(RunFailed, match="No module named papermill"):
-        runs.run_notebook(notebook, {}, out=folder)
+        executing.run_notebook(notebook, {}, out=folder)
 
 
 def test_an_executed_copy_that_was_cut_short_does_not_hide_the_reason(tmp_path, monkeypatch):
@@ -208,9 +210,9 @@ def test_an_executed_copy_that_was_cut_short_does_not_hide_the_reason(tmp_path, 
         (folder / "executed.ipynb").write_text('{"cells": [')
         return subprocess.CompletedProcess([], 1, "", "Killed")
 
-    monkeypatch.setattr(runs.subprocess, "run", killed)
+    monkeypatch.setattr(executing.subprocess, "run", killed)
     with pytest.raises(RunFailed, match="Killed"):
-        runs.run_notebook(notebook, {}, out=folder)
+        executing.run_notebook(notebook, {}, out=folder)
 
 
 @pytest.mark.parametrize("left", ["result.json", "parameters.yaml"])
@@ -219,14 +221,14 @@ def test_a_folder_of_an_earlier_version_is_neither_used_nor_written(tmp_path, le
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / left).write_text("{}")
     with pytest.raises(OutputError, match=r"does not say what it depends on \(no readable identity.json\)"):
-        runs.run_notebook(notebook, {}, out=tmp_path / "run")
+        executing.run_notebook(notebook, {}, out=tmp_path / "run")
     assert [(p.name, p.read_text()) for p in (tmp_path / "run").iterdir()] == [(left, "{}")]
 
 
 def test_an_unknown_parameter_is_an_error_before_anything_starts(tmp_path):
     notebook = write_notebook(tmp_path, FINISH)
     with pytest.raises(ConfigError, match="unknown parameter 'epoch' for 90_tiny; did you mean 'epochs'"):
-        runs.run_notebook(notebook, {"epoch": 5}, out=tmp_path / "run")
+        executing.run_notebook(notebook, {"epoch": 5}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -234,45 +236,45 @@ def test_an_unknown_parameter_is_an_error_before_anything_starts(tmp_path):
 
 
 def test_parameters_are_read_without_running(tmp_path):
-    found = runs.parameters_of(write_notebook(tmp_path))
+    found = executing.parameters_of(write_notebook(tmp_path))
     assert found == {"profile": "", "seed": 0, "epochs": 3, "lr": 0.1, "limit": None}
 
 
 @pytest.mark.parametrize("line", ["epochs = 3", "epochs: int = 2 + one()", "print(1)", "epochs: int"])
 def test_only_literals_belong_in_the_parameters_cell(tmp_path, line):
     with pytest.raises(ConfigError, match="does not belong in the parameters cell"):
-        runs.parameters_of(write_notebook(tmp_path, parameters=line))
+        executing.parameters_of(write_notebook(tmp_path, parameters=line))
 
 
 def test_a_notebook_without_parameters_cell_is_an_error(tmp_path):
     path = tmp_path / "plain.ipynb"
     nbformat.write(new_notebook(cells=[new_code_cell("1")]), path)
     with pytest.raises(ConfigError, match="no cell tagged 'parameters'"):
-        runs.parameters_of(path)
+        executing.parameters_of(path)
 
 
 @pytest.mark.parametrize("text", ["no notebook", "[]", "{}"])
 def test_a_file_that_is_no_notebook_is_refused(tmp_path, text):
     (tmp_path / "x.ipynb").write_text(text)
     with pytest.raises(ConfigError, match=r"x\.ipynb is no notebook"):
-        runs.run_notebook(tmp_path / "x.ipynb", {})
+        executing.run_notebook(tmp_path / "x.ipynb", {})
 
 
 def test_a_parameters_cell_that_is_no_python(tmp_path):
     notebook = write_notebook(tmp_path, parameters="%matplotlib inline\nseed: int = 0")
     with pytest.raises(ConfigError, match="the parameters cell is no Python"):
-        runs.parameters_of(notebook)
+        executing.parameters_of(notebook)
 
 
 @pytest.mark.parametrize("name", ["0", "00", "00_start_here", "00_start_here.ipynb"])
 def test_notebooks_are_found_by_number_and_name(name):
-    assert runs.notebook_path(name).name == "00_start_here.ipynb"
+    assert executing.notebook_path(name).name == "00_start_here.ipynb"
 
 
 @pytest.mark.parametrize("name", ["77", "²", "00_start_hear", "nowhere/x.ipynb"])
 def test_an_unknown_notebook_is_an_error_that_lists_them(name):
     with pytest.raises(ConfigError, match=r"no notebook .*00_start_here"):
-        runs.notebook_path(name)
+        executing.notebook_path(name)
 
 
 def test_student_versions_have_neither_solutions_nor_outputs(tmp_path):
@@ -286,7 +288,7 @@ def test_student_versions_have_neither_solutions_nor_outputs(tmp_path):
     book.cells[2].execution_count = 2
     nbformat.write(book, notebook)
 
-    made = nbformat.read(runs.student_version(notebook, tmp_path / "student.ipynb"), as_version=4)
+    made = nbformat.read(student.student_version(notebook, tmp_path / "student.ipynb"), as_version=4)
     nbformat.validate(made)
     todo = 'raise NotImplementedError("your code here")'
     assert made.cells[2].source == f"def double(x):\n    {todo}\n\n{todo}\ncheck(answer)"
@@ -297,4 +299,4 @@ def test_student_versions_have_neither_solutions_nor_outputs(tmp_path):
 @pytest.mark.parametrize("line", ["### BEGIN SOLUTION", "### END SOLUTION"])
 def test_half_a_pair_of_solution_marks_is_an_error(tmp_path, line):
     with pytest.raises(ConfigError, match="stands alone"):
-        runs.student_version(write_notebook(tmp_path, f"x = 1\n{line}\ny = 2"), tmp_path / "student.ipynb")
+        student.student_version(write_notebook(tmp_path, f"x = 1\n{line}\ny = 2"), tmp_path / "student.ipynb")

@@ -1,1 +1,1 @@
-"""What only the notebooks need: figures, exercise checks, profiles and runs, student versions."""
+"""What the notebooks need: profiles and runs, student versions, figures, the exercises' self-checks."""

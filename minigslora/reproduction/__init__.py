@@ -4,5 +4,6 @@
 - :mod:`benchmark`: one scenario, one method, one seed;
 - :mod:`grid`: many of them, each a papermill run in a process of its own;
 - :mod:`engines`: where they run;
-- :mod:`page`: what came of them, as CSV and HTML.
+- :mod:`page`: what came of them, as CSV and HTML; :mod:`report`: the same of a single erasure;
+- :mod:`rendering`: both pages' HTML, from the folder ``templates``.
 """

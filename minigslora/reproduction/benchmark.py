@@ -62,13 +62,10 @@ class Contender:
 def contenders(
     names: Sequence[str] = ("gslora", "gslora++"), recipes: Sequence[str] = methods.RECIPES
 ) -> tuple[Contender, ...]:
-    """Return methods with recipes.
+    """Return methods with recipes; "all" stands for every method there is.
 
-    A method that the published code does not have has no released recipe and runs once.
-
-    Args:
-        names: methods, or methods with a recipe; "all" stands for every one there is.
-        recipes: of methods named without one.
+    Methods named without a recipe get each of ``recipes``, but for those that the published code does not
+    have: they have no released recipe and run once.
 
     Raises:
         ConfigError: for an unknown method or recipe.
@@ -86,15 +83,10 @@ def contenders(
 
 
 def load_model(data: str, weights: str = "", digest: str = "") -> tuple[nn.Module, checkpoint.Card]:
-    """Return the pre-trained model of a benchmark run.
-
-    Args:
-        data: the data set, whose shipped checkpoint is taken where ``weights`` is "".
-        weights: a checkpoint file.
-        digest: its SHA-256; "" to take what is there.
+    """Return the pre-trained model of a benchmark run: of a file, or the one that ships with the data.
 
     Raises:
-        ModelError: where there is no checkpoint, or it is not the one that was asked for.
+        ModelError: where there is no checkpoint, or its SHA-256 is another than ``digest`` asks for.
     """
     if not weights:
         return checkpoint.load_shipped(data)
@@ -112,12 +104,6 @@ def cut_to_task(
     model: nn.Module, card: checkpoint.Card, data: DataSet, watch: bool = False
 ) -> Outside | None:
     """Leave a model, in place, the rows of its head that the data's classes have (8.1).
-
-    Args:
-        model: the pre-trained model; left as it is where its head has just these classes.
-        card: what it says of itself.
-        data: the task's data.
-        watch: whether to show progress.
 
     Returns:
         What the model knew beside them, for the outside check; None where it knew nothing more, or
@@ -146,9 +132,6 @@ def problem_of(
 
     In detection a recipe also says what becomes of objects that a request is not about, and a model of
     more categories, as COCO's are with a row for each id up to 90, keeps the rows of the data's.
-
-    Raises:
-        ModelError: where the model does not know a category of the data.
     """
     if isinstance(data, DetectionData):
         if card.classes != data.classes:
@@ -172,12 +155,9 @@ def serve(
     overrides: Mapping[str, Any] | None = None,
     outside: Outside | None = None,
 ) -> list[TaskReport]:
-    """Serve a setting's requests with one method; ``model`` itself is left as it is.
+    """Serve a setting's requests with one method, a report each; ``model`` itself is left as it is.
 
     Where ``outside`` is given, each report has the accuracy on classes outside the task, too.
-
-    Returns:
-        One report per request.
     """
     method = methods.create(contender.method, contender.recipe, setting.kind, **(overrides or {}))
     problem = problem_of(copy.deepcopy(model), card, data, contender.recipe, device, precision, outside)
@@ -210,16 +190,11 @@ def with_pre_trained(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def beside(rows: pd.DataFrame, table: str) -> pd.DataFrame:
-    """Return ours beside the published numbers, one line per scenario, method, recipe, task and metric.
+    """Return ours beside a table's published numbers, a line per scenario, method, recipe, task and metric.
 
-    Args:
-        rows: lines of :func:`rows_of`.
-        table: a name of :data:`published.TABLES`.
-
-    Returns:
-        Columns: seeds; ours and sd, margin-free; margin and margin_sd, with the head's margin;
-        published, and difference = margin − published, in points (for a head without margin, ours −
-        published). A standard deviation needs two seeds; it is NaN otherwise.
+    Columns are seeds; ours and sd, margin-free; margin and margin_sd, with the head's margin; published, and
+    difference = margin − published, in points (for a head without margin, ours − published). A standard
+    deviation needs two seeds; it is NaN otherwise.
     """
     known = {s.name for s in published.table(table).scenarios}
     if strange := sorted(set(rows["scenario"]) - known):
@@ -234,7 +209,7 @@ def beside(rows: pd.DataFrame, table: str) -> pd.DataFrame:
     for key in sorted(mean.index, key=lambda k: order[k]):
         scenario, method, _, task = key
         place = (scenario, printed_name(method), task)
-        for metric in (*published.METRICS, *published.DETECTION_METRICS):
+        for metric in published.HEADINGS:
             if metric not in mean or pd.isna(mean.loc[key, metric]):
                 continue
             margin = f"{metric}_margin" if f"{metric}_margin" in mean else metric
@@ -257,6 +232,7 @@ def printed_name(method: str) -> str:
     return methods.table()[method].published
 
 
+_WITH_MARGIN = {"Acc_r": "acc_r", "Acc_f": "acc_f", "Acc_o": "acc_o", "H": "h"}
 AT_A_GLANCE: dict[str, tuple[str, str]] = {
     "Acc_r": ("acc_r", "mean"),
     "fall of Acc_r": ("fall_r", "mean"),
@@ -270,21 +246,18 @@ AT_A_GLANCE: dict[str, tuple[str, str]] = {
     "fall outside": ("fall_outside", "mean"),
     "worst fall outside": ("fall_outside", "max"),
     "H": ("h", "mean"),
-    **{
-        f"{name} with margin": (f"{metric}_margin", "mean")
-        for name, metric in {"Acc_r": "acc_r", "Acc_f": "acc_f", "Acc_o": "acc_o", "H": "h"}.items()
-    },
+    **{f"{name} with margin": (f"{metric}_margin", "mean") for name, metric in _WITH_MARGIN.items()},
     "zero groups": ("zero_group_ratio", "mean"),
     **{
-        name: column
+        column.format(label): (metric.format(stem), how)
         for stem, label in (("ap50", "AP50"), ("ap", "AP"))
-        for name, column in {
-            f"{label}_r": (f"{stem}_r", "mean"),
-            f"fall of {label}_r": (f"fall_{stem}_r", "mean"),
-            f"worst fall of {label}_r": (f"fall_{stem}_r", "max"),
-            f"worst {label}_f": (f"{stem}_f", "max"),
-            f"worst {label}_o": (f"{stem}_o", "max"),
-        }.items()
+        for column, metric, how in (
+            ("{}_r", "{}_r", "mean"),
+            ("fall of {}_r", "fall_{}_r", "mean"),
+            ("worst fall of {}_r", "fall_{}_r", "max"),
+            ("worst {}_f", "{}_f", "max"),
+            ("worst {}_o", "{}_o", "max"),
+        )
     },
     "H50": ("h50", "mean"),
     "seconds a task": ("seconds", "mean"),
@@ -301,13 +274,9 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """
     keys = ["scenario", "method", "recipe"]
     with_falls = rows.copy()
-    for stem, fall in (("acc", "fall"), ("ap", "fall_ap"), ("ap50", "fall_ap50")):
-        for subset in ("r", "m"):
-            if f"{stem}_{subset}" in rows:
-                before = rows[f"{stem}_{subset}_before"]
-                with_falls[f"{fall}_{subset}"] = before - rows[f"{stem}_{subset}"]
-    if "acc_outside" in rows:
-        with_falls["fall_outside"] = rows["acc_outside_before"] - rows["acc_outside"]
+    for metric in map(str, rows):
+        if f"{metric}_before" in rows:
+            with_falls[f"fall_{metric.removeprefix('acc_')}"] = rows[f"{metric}_before"] - rows[metric]
     named = {name: how for name, how in AT_A_GLANCE.items() if how[0] in with_falls}
     runs = with_falls.groupby([*keys, "seed"], sort=False).agg(**named)
     grouped = runs.groupby(keys, sort=False)
@@ -318,12 +287,6 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
         if mean[name].notna().any()
     }
     return pd.DataFrame({"seeds": grouped.size(), **{k: pd.Series(v, mean.index) for k, v in shown.items()}})
-
-
-HEADINGS = {"h": "H", "acc_r": "Acc_r", "acc_f": "Acc_f", "acc_o": "Acc_o", "acc_m": "Acc_m"} | {
-    "h50": "H50",
-    **{f"{stem}_{s}": f"{name}_{s}" for stem, name in (("ap", "AP"), ("ap50", "AP50")) for s in "rfom"},
-}
 
 
 def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
@@ -337,20 +300,19 @@ def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
     cells: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
     for line in part.to_dict("records"):
         key = (line["method"], line["recipe"], str(line["task"]))
-        heading = HEADINGS[line["metric"]]
+        heading = published.HEADINGS[line["metric"]]
         cells.setdefault(key, {}).update(
             {
                 (heading, "ours"): _cell(line["ours"], line["sd"]),
                 (heading, "with margin"): "" if boxes else _cell(line["margin"], line["margin_sd"]),
-                (heading, "published"): _cell(line["published"]),
-                (heading, "difference"): _cell(line["difference"]),
+                **{(heading, side): _cell(line[side]) for side in ("published", "difference")},
             }
         )
     frame = pd.DataFrame.from_dict(cells, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["method", "recipe", "task"])
     sides = ("ours", "with margin", "published", "difference")
     frame = frame.loc[:, (frame.fillna("") != "").any()]  # no column of nothing
-    columns = [(h, side) for h in HEADINGS.values() for side in sides if (h, side) in frame]
+    columns = [(h, side) for h in published.HEADINGS.values() for side in sides if (h, side) in frame]
     return frame.reindex(columns=pd.MultiIndex.from_tuples(columns)).fillna("")
 
 

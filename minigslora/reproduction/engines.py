@@ -6,7 +6,7 @@ An engine is given jobs and yields outcomes as they come; a run that fails is an
 from __future__ import annotations
 
 import os
-import queue
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
@@ -16,25 +16,22 @@ from typing import Any, Protocol
 
 import torch
 
-from minigslora.course.runs import Notebook, Planned, run_notebook
+from minigslora.course.executing import Notebook, Planned, run_notebook
+from minigslora.course.identity import PARAMETERS, RESULT
 from minigslora.errors import ConfigError, MiniGSLoRAError
+from minigslora.files import written_whole
 
-FILES = ("parameters.yaml", "executed.ipynb", "result.json")
+FILES = (PARAMETERS, "executed.ipynb", RESULT)
 """What a run leaves that is brought back from another machine; the last one marks it finished."""
-
 
 CHANGED = "notebook, library, weights or data were changed while the grid ran; start it again"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a notebook and its parameters.
+    """One run, by a label: a notebook, by number, name or path, and its parameters.
 
-    Attributes:
-        label: what it is called.
-        notebook: its number, name or path.
-        parameters: of the notebook.
-        source: the notebook, where it has been read for other jobs, too.
+    ``source`` is the notebook, where it has been read for other jobs, too.
     """
 
     label: str
@@ -77,12 +74,7 @@ class Engine(Protocol):
 class Local:
     """Processes on this machine: so many at a time, each with its share of cores, or a GPU of its own.
 
-    Args:
-        workers: how many runs at a time; one per GPU, or one, if None.
-        gpus: the GPUs to use; all there are if None.
-
-    Raises:
-        ConfigError: for less than one worker.
+    Without ``workers`` there is one per GPU, or one; ``gpus`` are all there are unless given.
     """
 
     def __init__(self, workers: int | None = None, gpus: int | None = None) -> None:
@@ -102,28 +94,29 @@ class Local:
         return [{**threads, "CUDA_VISIBLE_DEVICES": names[k % self.gpus]} for k in range(self.workers)]
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Outcome]:
-        """Carry out ``jobs``, each in a process of its own."""
-        free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
-        for slot in self.slots():
-            free.put(slot)
+        """Carry out ``jobs``, each in a process of its own.
+
+        Threads wait for the processes; stopped by the user, what runs ends by itself and nothing new is
+        begun. (joblib would kill a single worker's run, and warn of what it leaves out.)
+        """
+        own, slots = threading.local(), iter(self.slots())
+
+        def take_slot() -> None:
+            own.slot = next(slots)
 
         def serve(job: Job) -> Outcome:
-            slot = free.get()
             try:
-                if run_notebook(job.notebook, job.parameters, environment=slot) != job.folder:
-                    return Outcome(job, CHANGED)
+                folder = run_notebook(job.notebook, job.parameters, environment=own.slot)
             except MiniGSLoRAError as problem:
                 return Outcome(job, str(problem))
-            finally:
-                free.put(slot)
-            return Outcome(job)
+            return Outcome(job, "" if folder == job.folder else CHANGED)
 
-        with ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(self.workers, initializer=take_slot) as pool:
             started = [pool.submit(serve, job) for job in jobs]
             try:
                 for future in as_completed(started):
                     yield future.result()
-            finally:  # stopped by the user: what runs ends by itself, nothing new is begun
+            finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
 
@@ -137,9 +130,6 @@ class Ray:
         address: of a running cluster, as Ray understands it; None starts one on this machine.
         workers: how many runs at a time on a machine without GPUs.
         gpus: GPUs a run takes; one where the cluster has any, if None.
-
-    Raises:
-        ConfigError: where Ray is not installed, or no cluster answers.
     """
 
     def __init__(
@@ -193,8 +183,6 @@ def on_worker(notebook: str, parameters: dict[str, Any], cpus: int) -> tuple[str
 
 def bring_back(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write a finished run's files, the one that marks it finished last."""
-    from minigslora.files import written_whole
-
     for name in FILES:
         if name in files:
             with written_whole(folder / name) as temporary:
@@ -202,11 +190,7 @@ def bring_back(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def make(name: str, workers: int | None = None, address: str | None = None) -> Engine:
-    """Return an engine by name, "local" or "ray".
-
-    Raises:
-        ConfigError: for another name, or an address without Ray.
-    """
+    """Return an engine by name, "local" or "ray", or raise a :class:`ConfigError`."""
     if name == "local":
         if address:
             raise ConfigError(f"--address {address} goes with --engine ray")

@@ -7,7 +7,6 @@ again, and grids that overlap share their runs.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import os
@@ -19,10 +18,11 @@ from typing import Any, get_args
 
 from tqdm import tqdm
 
-from minigslora.course.runs import IDENTITY, Notebook, Profile, runs_root
+from minigslora.course.executing import Notebook, read_identity
+from minigslora.course.profiles import Profile
 from minigslora.datasets import registry
 from minigslora.errors import ConfigError
-from minigslora.files import read_json, sha256, write_json
+from minigslora.files import read_json, runs_root, sha256, write_json
 from minigslora.fingerprint import fingerprint_of
 from minigslora.reproduction import published
 from minigslora.reproduction.benchmark import Contender
@@ -90,19 +90,21 @@ class Grid:
 
     def _data_set(self) -> str:
         """Return the data's name, or their folder with its whole path."""
-        if self.data in (*registry.names(), *registry.detection_names()):
+        known = [*registry.names(), *registry.detection_names()]
+        if self.data in known:
             return self.data
         folder = Path(self.data).expanduser().resolve()
         if not folder.is_dir():
-            known = ", ".join([*registry.names(), *registry.detection_names()])
-            raise ConfigError(f"no data {self.data!r}: neither a folder ({folder}) nor one of {known}")
+            named = ", ".join(known)
+            raise ConfigError(f"no data {self.data!r}: neither a folder ({folder}) nor one of {named}")
         return str(folder)
 
     def _check_settings(self) -> None:
-        known = {"", *map(str, self.contenders)}
-        if strange := sorted(set(self.settings) - known):
-            named = ", ".join(map(str, self.contenders))
-            raise ConfigError(f"settings for {strange[0]!r}, which is not run; the methods are {named}")
+        named = list(map(str, self.contenders))
+        if strange := sorted(set(self.settings) - {"", *named}):
+            raise ConfigError(
+                f"settings for {strange[0]!r}, which is not run; the methods are {', '.join(named)}"
+            )
 
     @property
     def folder(self) -> Path:
@@ -116,21 +118,17 @@ class Grid:
         parts = [self.table, data, self.profile]
         if self.weights or self.settings:
             digest = sha256(Path(self.weights).expanduser()) if self.weights else ""
-            text = json.dumps([digest, self.settings], sort_keys=True, default=dict)
-            parts.append(hashlib.sha256(text.encode()).hexdigest()[:8])
+            parts.append(
+                fingerprint_of(json.dumps([digest, self.settings], sort_keys=True, default=dict))[:8]
+            )
         return runs_root() / "reproduce" / "-".join(parts)
 
 
 def run_grid(grid: Grid, engine: Engine, watch: bool = False) -> list[Outcome]:
     """Carry out what is not finished yet; write after each run which have finished and which failed.
 
-    Args:
-        grid: what to run.
-        engine: where.
-        watch: whether to show progress over the whole grid.
-
-    Returns:
-        An outcome for every run of the grid, those that were finished before included.
+    Returns an outcome for every run of the grid, those that were finished before included; ``watch`` shows
+    progress over the whole grid.
     """
     jobs, folder = grid.jobs(), grid.folder
     outcomes = {job.label: Outcome(job) for job in jobs if job.finished}
@@ -140,11 +138,11 @@ def run_grid(grid: Grid, engine: Engine, watch: bool = False) -> list[Outcome]:
     _note(folder, grid, jobs, outcomes, earlier)
     with bar:
         if watch and outcomes:
-            line = f"taken from earlier runs: {len(outcomes)} of {len(jobs)}, named in {folder / NOTED}"
-            bar.write(line, file=sys.stderr)
+            taken = f"{len(outcomes)} of {len(jobs)}, named in {folder / NOTED}"
+            bar.write(f"taken from earlier runs: {taken}", file=sys.stderr)
         if watch and aside:
-            line = f"left out: {aside} earlier runs of another notebook, library or data; their folders stay"
-            bar.write(line, file=sys.stderr)
+            what = "earlier runs of another notebook, library or data; their folders stay"
+            bar.write(f"left out: {aside} {what}", file=sys.stderr)
         for outcome in engine.run(open_jobs):
             outcomes[outcome.job.label] = outcome
             _note(folder, grid, jobs, outcomes, earlier)
@@ -157,30 +155,20 @@ def run_grid(grid: Grid, engine: Engine, watch: bool = False) -> list[Outcome]:
 def _earlier(folder: Path, jobs: Sequence[Job]) -> tuple[list[dict[str, Any]], int]:
     """Return the finished runs of earlier grids of this folder that are not among ``jobs``.
 
-    Returns:
-        Those that may be compared with ``jobs``, and how many may not: their notebook, library or data
-            were others.
+    Only those that may be compared with them; and how many may not, as notebook, library or data were others.
     """
     if not (folder / NOTED).is_file():
         return [], 0
     labels = {job.label for job in jobs}
     runs = [r for r in read_grid(folder)["runs"] if r["status"] == "finished" and r["label"] not in labels]
     now = _origin(jobs[0].run.identity)
-    kept = [run for run in runs if _origin(_identity(Path(run["folder"]))) == now]
+    kept = [run for run in runs if _origin(read_identity(Path(run["folder"]))) == now]
     return kept, len(runs) - len(kept)
 
 
 def _origin(identity: Mapping[str, Any]) -> list[Any]:
     """Return what must be equal for runs to stand in one table: all but their parameters."""
     return [identity.get(key) for key in ("notebook", "library", "inputs", "device")]
-
-
-def _identity(folder: Path) -> Mapping[str, Any]:
-    try:
-        found: Mapping[str, Any] = read_json(folder / IDENTITY)
-    except (OSError, ValueError):
-        return {}
-    return found
 
 
 def _note(
@@ -198,23 +186,12 @@ def _note(
         run = {"label": job.label, "folder": str(job.folder), "status": status}
         return {**run, "error": found.error} if found and found.error else run
 
-    write_json(
-        folder / NOTED,
-        {
-            "table": grid.table,
-            "profile": grid.profile,
-            "data": grid.data,
-            "runs": [*earlier, *map(state, jobs)],
-        },
-    )
+    noted = {"table": grid.table, "profile": grid.profile, "data": grid.data}
+    write_json(folder / NOTED, {**noted, "runs": [*earlier, *map(state, jobs)]})
 
 
 def read_grid(folder: Path) -> dict[str, Any]:
-    """Return what :func:`run_grid` noted in ``folder``.
-
-    Raises:
-        ConfigError: where there is no grid.
-    """
+    """Return what :func:`run_grid` noted in ``folder``, or raise a :class:`ConfigError`."""
     path = folder / NOTED
     if not path.is_file():
         raise ConfigError(f"no grid in {folder}: {path.name} is missing; run 'minigslora reproduce' first")

@@ -6,7 +6,6 @@ standard deviation over seeds), ``report.html`` both to be read, with figures, t
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,33 +17,17 @@ from matplotlib.figure import Figure
 from minigslora.course import plots
 from minigslora.errors import ConfigError
 from minigslora.files import read_json, written_whole
-from minigslora.report import Page
 from minigslora.reproduction import published
 from minigslora.reproduction.benchmark import beside, printed_name, summary, wide
 from minigslora.reproduction.grid import read_grid
-
-HOW_TO_READ = (
-    "Percent on the test split, mean ± standard deviation over seeds (one seed: no deviation). “ours” is "
-    "margin-free, what a user of the model gets; “with margin” subtracts the head's training margin from "
-    "the true class's logit, as the published figures do, and is what to compare with them. Compare "
-    "absolute figures only where data and pre-trained model are those of the paper; elsewhere, compare "
-    "each method with its own pre-trained row, and methods with one another."
-)
-
-AT_A_GLANCE = (
-    "In percent, margin-free unless a column says “with margin”; methods can rank differently under the two. "
-    "Each figure is first taken over the tasks of a run (mean, or worst), then mean ± standard deviation "
-    "over seeds. A fall is the pre-trained model's accuracy less the edited one's; a negative one is a gain. "
-    "Seconds are those of training alone."
-)
+from minigslora.reproduction.rendering import render
 
 
 @dataclass(frozen=True)
 class Collected:
-    """The runs of a grid.
+    """The runs of a grid of a published table.
 
     Attributes:
-        table: the published table.
         rows: a line per finished run and task.
         runs: a line per finished run: its label, parameters, versions, device, seconds.
         failed: the error of each failed run by label.
@@ -96,11 +79,6 @@ def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
 
     A few methods are lines; many are the rows of a heat map. Where ours have a figure with the head's margin,
     the published ones, which carry it, stand beside that one and never beside the margin-free.
-
-    Args:
-        rows: a line per run and task.
-        scenario: which of them.
-        table: the published table.
     """
     part = rows[rows["scenario"] == scenario]
     tasks = sorted(part["task"].unique())
@@ -136,25 +114,19 @@ def _shown(rows: pd.DataFrame) -> list[tuple[str, str, str, str]]:
         metrics = (("h50", "H of AP50", "H of AP50"), ("ap50_o", "AP50_o", "AP50_o, %"))
     else:
         metrics = (("h", "H", "H"), ("acc_o", "Acc_o", "Acc_o, %"))
-    found = []
-    for metric, name, label in metrics:
-        if f"{metric}_margin" in rows:
-            found.append((metric, metric, f"{name}, margin-free", label))
-            found.append((metric, f"{metric}_margin", f"{name} with margin", label))
-        else:
-            found.append((metric, metric, f"{name} after each request", label))
-    return found
+    both, one = (("", ", margin-free"), ("_margin", " with margin")), (("", " after each request"),)
+    return [
+        (metric, f"{metric}{column}", f"{name}{title}", label)
+        for metric, name, label in metrics
+        for column, title in (both if f"{metric}_margin" in rows else one)
+    ]
 
 
 def write(folder: Path) -> Path:
-    """Collect a grid and write ``rows.csv``, ``comparison.csv`` and ``report.html`` into its folder.
-
-    Returns:
-        The page's path.
+    """Collect a grid; write ``rows.csv``, ``comparison.csv`` and ``report.html``, whose path is returned.
 
     Raises:
         ConfigError: where there is no grid, or not one finished run.
-        OutputError: where the folder cannot be written.
     """
     plots.style()
     found = collect(folder)
@@ -162,45 +134,24 @@ def write(folder: Path) -> Path:
     for name, frame in (("rows.csv", found.rows), ("comparison.csv", comparison)):
         with written_whole(folder / name) as temporary:
             frame.round(4).to_csv(temporary, index=False)
-    table = published.table(found.table)
-    page = Page(f"{table.name}: {table.title}")
-    page.text(
-        f"{len(found.runs)} runs have finished, {len(found.failed)} failed, {len(found.missing)} are open."
+    table, present = published.table(found.table), set(found.rows["scenario"])
+    parameters = list(found.runs["parameters"])
+    common = {k: v for k, v in parameters[0].items() if all(other.get(k) == v for other in parameters)}
+    runs = found.runs[["run", "seconds", "device", "threads", "folder"]].set_index("run")
+    return render(
+        "grid.html",
+        folder / "report.html",
+        title=f"{table.name}: {table.title}",
+        failed=found.failed,
+        missing=found.missing,
+        summary=summary(found.rows),
+        scenarios=[
+            (s.name, wide(comparison, s.name), progress(found.rows, s.name, found.table))
+            for s in table.scenarios
+            if s.name in present
+        ],
+        common={**common, "versions": found.runs["versions"].iloc[0]},
+        runs=runs.assign(
+            parameters=[", ".join(f"{k} = {v}" for k, v in p.items() if k not in common) for p in parameters]
+        ),
     )
-    if found.failed:
-        page.heading("Failed")
-        page.values(found.failed)
-    page.heading("At a glance")
-    page.table(summary(found.rows))
-    page.text(AT_A_GLANCE)
-    page.heading("Beside the published figures")
-    page.text(HOW_TO_READ)
-    for scenario in [s.name for s in table.scenarios if s.name in set(found.rows["scenario"])]:
-        page.parts.append(f"<h3>{html.escape(scenario)}</h3>")
-        page.table(wide(comparison, scenario))
-        if (figure := progress(found.rows, scenario, found.table)) is not None:
-            page.figure(
-                figure,
-                "Mean over seeds. Published figures of faces (dashed) carry the margin, so they stand beside "
-                "ours with margin only.",
-                f"H and Acc_o over the requests of {scenario}, by method",
-            )
-    _add_runs(page, found)
-    page.write(folder / "report.html")
-    return folder / "report.html"
-
-
-def _add_runs(page: Page, found: Collected) -> None:
-    page.heading("Every run")
-    common = {
-        key: value
-        for key, value in found.runs["parameters"].iloc[0].items()
-        if all(other.get(key) == value for other in found.runs["parameters"])
-    }
-    page.text("What all runs have in common:")
-    page.values({**common, "versions": found.runs["versions"].iloc[0]})
-    shown = found.runs[["run", "seconds", "device", "threads", "folder"]].copy()
-    shown["parameters"] = [
-        ", ".join(f"{k} = {v}" for k, v in own.items() if k not in common) for own in found.runs["parameters"]
-    ]
-    page.table(shown.set_index("run"))

@@ -23,6 +23,12 @@ METRICS = ("h", "acc_r", "acc_f", "acc_o", "acc_m")
 DETECTION_METRICS = ("h50", *(f"{stem}_{subset}" for stem in ("ap", "ap50") for subset in "rfom"))
 """What is reported of a detector beside H; no paper prints it."""
 
+HEADINGS = {
+    metric: metric.capitalize() if metric.startswith("acc") else metric.replace("ap", "AP").replace("h", "H")
+    for metric in (*METRICS, *DETECTION_METRICS)
+}
+"""What a metric is called in tables."""
+
 
 @dataclass(frozen=True)
 class Scenario:
@@ -36,7 +42,7 @@ class Scenario:
 
     name: str
     setting: Setting
-    rows: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[str, str], ...] = ()
 
     def at(self, order: int | None = None) -> Setting:
         """Return the setting, with a pinned class order (``splits.PUBLISHED_ORDER``)."""
@@ -50,7 +56,6 @@ class Table:
     Attributes:
         name: what it is called in commands.
         title: what it shows.
-        csv: its file below ``published``; "" where nothing was printed, so that ours stand alone.
         notebook: the notebook that runs its scenarios.
         scenarios: its parts, in print order.
         parameters: what a run of a grid asks of the notebook besides: to leave out what is for its
@@ -59,98 +64,68 @@ class Table:
 
     name: str
     title: str
-    csv: str
     notebook: str
     scenarios: tuple[Scenario, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
-    def scenario(self, name: str) -> Scenario:
-        """Return the scenario called ``name``.
+    @property
+    def csv(self) -> Path | None:
+        """The file of what was printed; None where nothing was, so that ours stand alone."""
+        return next(FOLDER.glob(f"{self.name}_*.csv"), None)
 
-        Raises:
-            ConfigError: where the table has none of that name.
-        """
-        for scenario in self.scenarios:
-            if scenario.name == name:
-                return scenario
-        names = ", ".join(s.name for s in self.scenarios)
-        raise ConfigError(f"{self.name} has no scenario {name!r}; it has {names}")
+    def scenario(self, name: str) -> Scenario:
+        """Return a scenario by name, or raise a :class:`ConfigError` that names those there are."""
+        named = {scenario.name: scenario for scenario in self.scenarios}
+        if name not in named:
+            raise ConfigError(f"{self.name} has no scenario {name!r}; it has {', '.join(named)}")
+        return named[name]
 
 
 SHOTS = {"full": 0, "4-shot": 4}
 """The images at hand: 10 % of each class's, or so many."""
 
+_SINGLE = tuple(
+    Scenario(
+        f"100-{classes}/{images}",
+        Setting(requests=(classes,), shots=shots),
+        (("data", images), ("scenario", f"100-{classes}")),
+    )
+    for images, shots in SHOTS.items()
+    for classes in (5, 10, 50, 90)
+)
+_FOUR = tuple(
+    Scenario(f"four/{images}", Setting(shots=shots), (("data", images),)) for images, shots in SHOTS.items()
+)
+_IMAGENET = Scenario("four/full", Setting(ratio=0.05, preset="imagenet100/ratio"))
+_MISSING = Scenario("four/missing", Setting(missing=5))
+_STRANGERS = Scenario("four/strangers", Setting(replay=False, foreign=800))
+_COCO = Setting(requests=(10,) * 7, shots=32, order=123, shuffle="numpy", preset="coco/sequence")
 
-def _single(classes: int, images: str) -> Scenario:
-    name = f"100-{classes}"
-    setting = Setting(requests=(classes,), shots=SHOTS[images])
-    return Scenario(f"{name}/{images}", setting, (("data", images), ("scenario", name)))
-
-
-def _four(images: str) -> Scenario:
-    setting = Setting(shots=SHOTS[images])
-    return Scenario(f"four/{images}", setting, (("data", images),))
-
-
-TABLES: dict[str, Table] = {
-    "table2": Table(
-        "table2",
-        "Faces, one request of 5, 10, 50 or 90 of 100 identities",
-        "table2_face_single_step.csv",
-        "07_face_benchmark",
-        tuple(_single(n, images) for images in SHOTS for n in (5, 10, 50, 90)),
-    ),
-    "table3": Table(
-        "table3",
-        "Faces, four requests of 20 of 100 identities",
-        "table3_face_four_tasks.csv",
-        "07_face_benchmark",
-        tuple(_four(images) for images in SHOTS),
-    ),
-    "table4": Table(
-        "table4",
-        "ImageNet100, four requests of 20 of 100 classes",
-        "table4_imagenet100_four_tasks.csv",
-        "08_image_classification",
-        (Scenario("four/full", Setting(ratio=0.05, preset="imagenet100/ratio"), ()),),
-        {"images_missing": []},
-    ),
-    "table5": Table(
-        "table5",
-        "Faces, four requests of 20 of 100 identities, 5 retained ones without images",
-        "table5_face_missing_class.csv",
-        "07_face_benchmark",
-        (Scenario("four/missing", Setting(missing=5), ()),),
-    ),
-    "strangers": Table(
+FACES, IMAGES, BOXES = "07_face_benchmark", "08_image_classification", "09_object_detection"
+FOUR = "four requests of 20 of 100"
+_TABLES = (
+    Table("table2", "Faces, one request of 5, 10, 50 or 90 of 100 identities", FACES, _SINGLE),
+    Table("table3", f"Faces, {FOUR} identities", FACES, _FOUR),
+    Table("table4", f"ImageNet100, {FOUR} classes", IMAGES, (_IMAGENET,), {"images_missing": []}),
+    Table("table5", f"Faces, {FOUR} identities, 5 retained ones without images", FACES, (_MISSING,)),
+    Table(
         "strangers",
-        "Faces, four requests of 20 of 100 identities, strangers' images in place of retained ones",
-        "",
-        "07_face_benchmark",
-        (Scenario("four/strangers", Setting(replay=False, foreign=800), ()),),
+        f"Faces, {FOUR} identities, strangers' images in place of retained ones",
+        FACES,
+        (_STRANGERS,),
     ),
-    "coco": Table(
+    Table(
         "coco",
         "Object detection, seven requests of 10 of 80 categories (fewer at a smaller scale)",
-        "",
-        "09_object_detection",
-        (
-            Scenario(
-                "sequence",
-                Setting(requests=(10,) * 7, shots=32, order=123, shuffle="numpy", preset="coco/sequence"),
-                (),
-            ),
-        ),
+        BOXES,
+        (Scenario("sequence", _COCO),),
     ),
-}
+)
+TABLES = {described.name: described for described in _TABLES}
 
 
 def table(name: str) -> Table:
-    """Return a published table's description.
-
-    Raises:
-        ConfigError: for a name that is none.
-    """
+    """Return a published table's description, or raise a :class:`ConfigError` for a name that is none."""
     if name not in TABLES:
         raise ConfigError(f"unknown table {name!r}; there are {', '.join(TABLES)}")
     return TABLES[name]
@@ -160,14 +135,13 @@ def table(name: str) -> Table:
 def read(name: str) -> pd.DataFrame:
     """Return a published table in one shape for all.
 
-    Returns:
-        A frame with columns scenario (a :class:`Scenario`'s name), task (from 1), method (as
-        printed) and :data:`METRICS`, NaN where nothing was printed.
+    Columns are scenario (a :class:`Scenario`'s name), task (from 1), method (as printed) and
+    :data:`METRICS`, NaN where nothing was printed.
     """
-    described = table(name)
-    if not described.csv:
-        return pd.DataFrame(columns=["scenario", "method", "task", *METRICS])
-    printed = pd.read_csv(FOLDER / described.csv).rename(columns=str.lower)
+    described, columns = table(name), ["scenario", "method", "task", *METRICS]
+    if described.csv is None:
+        return pd.DataFrame(columns=columns)
+    printed = pd.read_csv(described.csv).rename(columns=str.lower)
     parts = []
     for scenario in described.scenarios:
         chosen = printed
@@ -179,4 +153,4 @@ def read(name: str) -> pd.DataFrame:
     whole = pd.concat(parts, ignore_index=True)
     if "task" not in whole:
         whole["task"] = 1
-    return whole.reindex(columns=["scenario", "method", "task", *METRICS])
+    return whole.reindex(columns=columns)

@@ -1,40 +1,23 @@
-"""What all self-checks share: how an answer is compared, and what is said where it is wrong."""
+"""What the files of self-checks share: what a demand is, and the demand that two values are equal."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-GOOD = "✔"
-"""What a passed check prints."""
+Demands = Iterator[tuple[bool, str]]
+"""What an exercise asks, one thing after another: whether it is met, and a hint for where it is not."""
 
 
-class NotYet(AssertionError):
-    """An exercise's answer is not right yet; the message says what to look at."""
-
-
-def passed(exercise: str, right: bool, hint: str) -> None:
-    """Print that ``exercise`` is solved, or raise :class:`NotYet` with a hint."""
-    if not right:
-        raise NotYet(f"Exercise {exercise}: not yet. {hint}")
-    print(f"{GOOD} Exercise {exercise}")
-
-
-def close(exercise: str, given: Any, expected: Any, hint: str, tolerance: float = 1e-5) -> None:
-    """Check a number or tensor against the expected one, shapes included."""
-    a, b = (torch.as_tensor(v, dtype=torch.float64) for v in (_detached(given), _detached(expected)))
+def close(given: Any, expected: Any, hint: str, tolerance: float = 1e-5) -> tuple[bool, str]:
+    """Demand that a number or tensor is the expected one, shapes included."""
+    a, b = (torch.as_tensor(_detached(v), dtype=torch.float64) for v in (given, expected))
     if a.shape != b.shape:
-        hint = f"Its shape is {tuple(a.shape)}, but {tuple(b.shape)} is expected. {hint}"
-    right = a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance)
-    passed(exercise, right, hint)
-
-
-def require(exercise: str, right: bool, hint: str) -> None:
-    """Raise :class:`NotYet` with a hint unless one of several demands of ``exercise`` is met."""
-    if not right:
-        raise NotYet(f"Exercise {exercise}: not yet. {hint}")
+        return False, f"Its shape is {tuple(a.shape)}, but {tuple(b.shape)} is expected. {hint}"
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance), hint
 
 
 def _detached(value: Any) -> Any:

@@ -36,7 +36,7 @@ from minigslora.course.plots.sparsity import (
     selection,
     sparsity_cost,
 )
-from minigslora.course.plots.style import COLOURS, show, style
+from minigslora.course.plots.style import COLOURS, png, show, style
 
 __all__ = [
     "COLOURS",
@@ -66,6 +66,7 @@ __all__ = [
     "penalty_contours",
     "per_class",
     "photographs",
+    "png",
     "scattered",
     "selection",
     "show",

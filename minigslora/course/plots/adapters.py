@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -11,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from minigslora.course.plots.style import COLOURS, verbatim
+from minigslora.course.plots.style import COLOURS, figure
 
 
-@verbatim
+@figure(pad=0.2)
 def lora_layer(in_features: int, out_features: int, rank: int) -> Figure:
     """Draw a wrapped linear layer: W beside A and B, to scale, with the way of x (equation 2.1)."""
     fig, ax = plt.subplots(figsize=(7.6, 3.6))
@@ -31,71 +32,65 @@ def lora_layer(in_features: int, out_features: int, rank: int) -> Figure:
         ax.add_patch(Rectangle((left, bottom), width, height, color=COLOURS[colour], linewidth=0))
         ax.text(left + width / 2, bottom - 0.2, text, ha="center", va="top", fontsize=10)
     out, above = last + 1.1, high + 0.45
-    way = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.4}
-    for start, end in (
-        ((0.1, middle), (base - 0.05, middle)),
-        ((base + wide + 1.0, middle), (side - 0.05, middle)),
-        ((side + wide + 0.05, middle), (side + wide + 0.85, middle)),
-        ((last + thin + 0.1, middle), (out - 0.12, middle)),
-        ((out + 0.15, middle), (out + 0.75, middle)),
-    ):
-        ax.annotate("", xy=end, xytext=start, arrowprops=way)
     over = base + wide / 2
+    for start, end in (
+        (0.1, base - 0.05),
+        (base + wide + 1.0, side - 0.05),
+        (side + wide + 0.05, side + wide + 0.85),
+        (last + thin + 0.1, out - 0.12),
+        (out + 0.15, out + 0.75),
+    ):
+        way = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.4}
+        ax.annotate("", xy=(end, middle), xytext=(start, middle), arrowprops=way)
     ax.plot([over, over, out, out], [high + 0.05, above, above, middle + 0.14], "k-", lw=1.4)
-    ax.text((over + out) / 2, above + 0.06, "W x + b", ha="center", va="bottom", fontsize=10)
-    ax.text(base + wide + 0.85, middle, "x", ha="center", va="center", fontsize=12, style="italic")
-    ax.text(0.0, middle, "x", ha="right", va="center", fontsize=12, style="italic")
-    ax.text(last + 0.5, middle + 0.1, "s·B(A x)", ha="center", va="bottom", fontsize=10)
-    ax.text(out, middle, "+", ha="center", va="center", fontsize=16)
-    ax.text(out + 0.82, middle, "y", ha="left", va="center", fontsize=12, style="italic")
-    ax.set_xlim(-0.3, out + 1.1)
-    ax.set_ylim(-0.9, above + 0.5)
-    ax.set_aspect("equal")
+    for x, y, text, across, up, size in (
+        ((over + out) / 2, above + 0.06, "W x + b", "center", "bottom", 10),
+        (base + wide + 0.85, middle, "x", "center", "center", 12),
+        (0.0, middle, "x", "right", "center", 12),
+        (last + 0.5, middle + 0.1, "s·B(A x)", "center", "bottom", 10),
+        (out, middle, "+", "center", "center", 16),
+        (out + 0.82, middle, "y", "left", "center", 12),
+    ):
+        slant: Literal["italic", "normal"] = "italic" if text in ("x", "y") else "normal"
+        ax.text(x, y, text, ha=across, va=up, fontsize=size, style=slant)
+    ax.set(xlim=(-0.3, out + 1.1), ylim=(-0.9, above + 0.5), aspect="equal")
     ax.set_axis_off()
-    fig.tight_layout(pad=0.2)
     return fig
 
 
-@verbatim
+@figure()
 def singular_values(
     spectra: Mapping[str, Tensor],
     errors: Mapping[int, float] | None = None,
     floor: Mapping[int, float] | None = None,
 ) -> Figure:
-    """Draw singular values of updates on a log axis and, beside it, errors by rank.
+    """Draw singular values (n,) of updates by label, largest first, on a log axis.
 
-    Args:
-        spectra: singular values (n,), largest first, by label.
-        errors: distance of the learnt update to the wanted one, by rank.
-        floor: the smallest distance possible at that rank (equation 2.3).
+    Beside it stand ``errors``, the distance of the learnt update to the wanted one by rank, and ``floor``,
+    the smallest distance possible at that rank (equation 2.3), if both are given.
     """
     both = errors is not None and floor is not None
     fig, axes = plt.subplots(1, 1 + both, figsize=(9.5 if both else 7.5, 3.6), squeeze=False)
-    left = axes[0, 0]
+    left, right = axes[0, 0], axes[0, -1]
     colours = sns.color_palette("cividis", len(spectra))
     for (label, values), colour in zip(spectra.items(), colours, strict=True):
         heights = values.double().clamp_min(1e-12).tolist()
         left.semilogy(range(1, len(heights) + 1), heights, "o-", ms=3, lw=1.2, label=label, color=colour)
-    left.set_xlabel("index of the singular value")
-    left.set_ylabel("singular value")
-    left.xaxis.get_major_locator().set_params(integer=True)
+    left.set(xlabel="index of the singular value", ylabel="singular value")
+    left.locator_params(axis="x", integer=True)
     left.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     if errors is not None and floor is not None:
-        right = axes[0, 1]
-        right.semilogx(
-            list(errors), list(errors.values()), "o", ms=8, color=COLOURS["forget"], label="learnt"
-        )
+        found = list(errors.values())
+        right.semilogx(list(errors), found, "o", ms=8, color=COLOURS["forget"], label="learnt")
         right.semilogx(list(floor), list(floor.values()), "k--", lw=1.2, label="bound (2.3)")
         right.set_xticks(list(errors), [str(r) for r in errors])
         right.minorticks_off()
-        right.set_xlabel("rank r")
-        right.set_ylabel("distance to the wanted change")
+        right.set(xlabel="rank r", ylabel="distance to the wanted change")
         right.legend(fontsize=9)
-    fig.tight_layout()
     return fig
 
 
-@verbatim
+@figure(pad=0.3)
 def model_map(blocks: Mapping[str, str], wrapped: Sequence[str], outside: Mapping[str, str]) -> Figure:
     """Draw a transformer's linear layers block by block: wrapped ones vermilion, frozen ones grey.
 
@@ -107,31 +102,28 @@ def model_map(blocks: Mapping[str, str], wrapped: Sequence[str], outside: Mappin
     columns: dict[str, list[str]] = {}
     for layer, block in blocks.items():
         columns.setdefault(block, []).append(layer)
-    titles = list(outside)
-    order = [(titles[0], [outside[titles[0]]]), *columns.items(), *((t, [outside[t]]) for t in titles[1:])]
+    first, *others = ((title, [name]) for title, name in outside.items())
+    order = [first, *columns.items(), *others]
     tallest = max(len(layers) for _, layers in order)
     fig, ax = plt.subplots(figsize=(1.35 * len(order), 0.62 * tallest + 1.0))
+    looks = {True: (COLOURS["forget"], 1.0), False: (COLOURS["before"], 0.45)}
     for x, (title, layers) in enumerate(order):
         shift = (tallest - len(layers)) / 2
         ax.text(x + 0.5, -0.2, title.replace(" ", "\n"), ha="center", va="bottom", fontsize=9, weight="bold")
         for y, layer in enumerate(layers):
-            on = layer in wrapped
-            colour = COLOURS["forget" if on else "before"]
-            box = Rectangle((x + 0.06, y + shift + 0.08), 0.88, 0.84, color=colour, alpha=1.0 if on else 0.45)
-            ax.add_patch(box)
+            colour, alpha = looks[layer in wrapped]
+            ax.add_patch(Rectangle((x + 0.06, y + shift + 0.08), 0.88, 0.84, color=colour, alpha=alpha))
             text = layer.removeprefix(title + ".")
             ax.text(x + 0.5, y + shift + 0.5, text, ha="center", va="center", fontsize=8)
-    keys = {"wrapped: an adapter beside it": ("forget", 1.0), "frozen": ("before", 0.45)}
-    boxes = [Rectangle((0, 0), 1, 1, color=COLOURS[c], alpha=a) for c, a in keys.values()]
-    ax.legend(boxes, list(keys), ncols=2, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 0.0))
-    ax.set_xlim(0, len(order))
-    ax.set_ylim(tallest, -0.9)
+    boxes = [Rectangle((0, 0), 1, 1, color=colour, alpha=alpha) for colour, alpha in looks.values()]
+    texts = ["wrapped: an adapter beside it", "frozen"]
+    ax.legend(boxes, texts, ncols=2, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 0.0))
+    ax.set(xlim=(0, len(order)), ylim=(tallest, -0.9))
     ax.set_axis_off()
-    fig.tight_layout(pad=0.3)
     return fig
 
 
-@verbatim
+@figure()
 def differences(values: Mapping[str, Tensor], tolerance: float) -> Figure:
     """Draw histograms of absolute differences on a log axis, with the tolerance as a line.
 
@@ -148,8 +140,6 @@ def differences(values: Mapping[str, Tensor], tolerance: float) -> Figure:
         text = f"{label} ({equal:.0f} % exactly equal)"
         ax.hist(part.numpy(), bins=edges, color=COLOURS[colour], alpha=0.8, label=text)
     ax.axvline(math.log10(tolerance), color="black", linestyle="--", label=f"tolerance {tolerance:.1e}")
-    ax.set_xlabel("absolute difference, power of ten")
-    ax.set_ylabel("values")
+    ax.set(xlabel="absolute difference, power of ten", ylabel="values")
     ax.legend(fontsize=8)
-    fig.tight_layout()
     return fig

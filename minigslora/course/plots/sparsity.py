@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,35 +13,32 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from minigslora.course.plots.style import COLOURS, verbatim
+from minigslora.course.plots.style import COLOURS, bar_places, figure, heat_map, legend_beside, panels
+
+Norms = Mapping[str, Mapping[str, float]]
+"""For each column of a table, such as a request, the norm of each group by name."""
 
 
-@verbatim
-def group_norms(norms: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Show each group's norm of the update s·B·A per request as bars; a group at zero is marked "0".
-
-    Args:
-        norms: for each request, the norm of each group by name.
-    """
+@figure()
+def group_norms(norms: Norms) -> Figure:
+    """Show each group's norm of the update s·B·A per request as bars; a group at zero is marked "0"."""
     names = list(next(iter(norms.values())))
     fig, ax = plt.subplots(figsize=(max(5.0, 0.9 * len(names)), 2.8))
     width = 0.8 / len(norms)
-    for i, (request, values) in enumerate(norms.items()):
-        places = [x + (i - (len(norms) - 1) / 2) * width for x in range(len(names))]
+    every = bar_places(len(names), len(norms), width)
+    for (request, values), places in zip(norms.items(), every, strict=True):
         ax.bar(places, [values[name] for name in names], width, label=request)
         for x, name in zip(places, names, strict=True):
             if values[name] == 0:
                 ax.text(x, 0, "0", ha="center", va="bottom", fontsize=9)
     ax.set_xticks(range(len(names)), names, rotation=30 if len(names) > 8 else 0)
-    ax.set_ylabel("norm of the update s·B·A")
-    ax.set_xlabel("group")
+    ax.set(xlabel="group", ylabel="norm of the update s·B·A")
     if len(norms) > 1:
         ax.legend()
-    fig.tight_layout()
     return fig
 
 
-@verbatim
+@figure()
 def penalty_contours(axis: Tensor, surfaces: Mapping[str, Tensor], paths: Mapping[str, Tensor]) -> Figure:
     """Draw penalties over two weights as contours, with the path of the minimum as α grows.
 
@@ -49,26 +47,23 @@ def penalty_contours(axis: Tensor, surfaces: Mapping[str, Tensor], paths: Mappin
         surfaces: (n, n) values of each penalty by title.
         paths: (k, 2) minima by title, from α = 0 on.
     """
-    fig, axes = plt.subplots(1, len(surfaces), figsize=(3.4 * len(surfaces), 3.6), sharey=True, squeeze=False)
-    for ax, (title, values) in zip(axes.flat, surfaces.items(), strict=True):
-        grid, path = axis.cpu().numpy(), paths[title].cpu()
-        levels = [0.35 * k for k in range(1, 8)]
+    fig, axes = panels(surfaces, 3.4, 3.6, sharey=True)
+    grid = axis.cpu().numpy()
+    for ax, (title, values) in zip(axes, surfaces.items(), strict=True):
+        path, levels = paths[title].cpu(), [0.35 * k for k in range(1, 8)]
         ax.contour(grid, grid, values.cpu().numpy(), levels=levels, cmap="cividis", linewidths=1)
         ax.plot(path[:, 0], path[:, 1], lw=2.5, color=COLOURS["forget"], label="minimum as α grows")
         ax.plot(path[0, 0], path[0, 1], "kx", ms=9, mew=2, label="what the loss wants")
         ax.axhline(0, color="black", lw=0.8)
         ax.axvline(0, color="black", lw=0.8)
-        ax.set_aspect("equal")
         ax.grid(visible=False)
-        ax.set_title(title)
-        ax.set_xlabel("weight a")
-    axes[0, 0].set_ylabel("weight b")
-    axes[0, 0].legend(fontsize=8, loc="lower left")
-    fig.tight_layout()
+        ax.set(aspect="equal", xlabel="weight a")
+    axes[0].set_ylabel("weight b")
+    axes[0].legend(fontsize=8, loc="lower left")
     return fig
 
 
-@verbatim
+@figure()
 def norm_paths(
     walks: Mapping[str, Tensor], matters: Sequence[bool], labels: Sequence[str] = (), xlabel: str = "step"
 ) -> Figure:
@@ -81,86 +76,44 @@ def norm_paths(
         labels: names of the groups.
         xlabel: what is counted, from 1.
     """
-    fig, axes = plt.subplots(1, len(walks), figsize=(4.6 * len(walks), 3.4), sharey=True, squeeze=False)
-    smallest = min(float(w[w > 0].min()) for w in walks.values())
-    bottom = smallest / 5
+    fig, axes = panels(walks, 4.6, 3.4, sharey=True)
+    bottom = min(float(w[w > 0].min()) for w in walks.values()) / 5
     own = sns.color_palette("cividis", len(matters))
-    for ax, (title, norms) in zip(axes.flat, walks.items(), strict=True):
-        places = range(1, len(norms) + 1)
+    for ax, norms in zip(axes, walks.values(), strict=True):
         for g, on in enumerate(matters):
             colour = own[g] if labels else COLOURS["retain" if on else "forget"]
             heights = norms[:, g].double().clamp_min(bottom).tolist()
-            ax.semilogy(places, heights, lw=1.3, color=colour, label=labels[g] if labels else None)
+            name = labels[g] if labels else None
+            ax.semilogy(range(1, len(norms) + 1), heights, lw=1.3, color=colour, label=name)
         if bool((norms == 0).any()):
             ax.axhline(bottom, color="black", lw=1, linestyle=":")
             ax.text(1, bottom * 1.15, "exactly 0", fontsize=9, va="bottom")
-        ax.set_title(title)
         ax.set_xlabel(xlabel)
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0, 0].set_ylabel("norm of the group")
+        ax.locator_params(axis="x", integer=True)
+    axes[0].set_ylabel("norm of the group")
     if labels:
-        axes[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        legend_beside(axes[-1])
     elif not all(matters):
         lines = [Line2D([], [], color=COLOURS[c]) for c in ("retain", "forget")]
-        axes[0, 0].legend(lines, ["groups that matter", "groups that do not"], fontsize=8)
-    fig.tight_layout()
+        axes[0].legend(lines, ["groups that matter", "groups that do not"], fontsize=8)
     return fig
 
 
-def _heat(
-    ax: Axes, table: Mapping[str, Mapping[str, float]], largest: float, bar: Axes | None = None
-) -> None:
-    """Draw a heat map of norms, column by column, its scale in ``bar``; exact zeros are white with a 0."""
-    rows = list(next(iter(table.values())))
-    values = [[column[row] for column in table.values()] for row in rows]
-    shown = [["0" if v == 0 else "<0.01" if v < 0.005 else f"{v:.2f}" for v in line] for line in values]
-    sns.heatmap(
-        np.array(values),
-        ax=ax,
-        mask=np.array(values) == 0,
-        annot=np.array(shown),
-        fmt="",
-        annot_kws={"fontsize": 8},
-        vmin=0,
-        vmax=largest,
-        cmap="cividis",
-        linewidths=0.5,
-        xticklabels=list(table),
-        yticklabels=rows,
-        cbar=bar is not None,
-        cbar_ax=bar,
-        cbar_kws={"label": "norm of the update s·B·A"},
-    )
-    ax.grid(visible=False)
-    ax.set_facecolor("white")
-    for y, line in enumerate(values):
-        for x, value in enumerate(line):
-            if value == 0:
-                ax.text(x + 0.5, y + 0.5, "0", ha="center", va="center", fontsize=9, color="black")
-    ax.tick_params(axis="y", rotation=0)
-    ax.tick_params(axis="x", rotation=0)
-
-
-@verbatim
-def norm_maps(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
-    """Draw heat maps of norms side by side on one colour scale.
-
-    Args:
-        tables: by title, for each column the norm of each row; exact zeros are white with a 0.
-    """
+@figure()
+def norm_maps(tables: Mapping[str, Norms]) -> Figure:
+    """Draw heat maps of norms by title side by side on one colour scale; exact zeros are white with a 0."""
     shares = (*(20.0 for _ in tables), 0.8)
     fig, axes = plt.subplots(1, len(shares), figsize=(3.3 * len(tables) + 0.6, 3.4), width_ratios=shares)
-    largest = max(v for t in tables.values() for column in t.values() for v in column.values()) or 1.0
+    largest = max(v for t in tables.values() for column in t.values() for v in column.values())
     for ax, (title, table) in zip(axes, tables.items(), strict=False):
-        _heat(ax, table, largest, axes[-1])
+        _norm_map(ax, table, largest or 1.0, axes[-1])
         ax.set_title(title)
-    fig.tight_layout()
     return fig
 
 
-@verbatim
+@figure()
 def selection(
-    norms: Mapping[str, Mapping[str, float]],
+    norms: Norms,
     lines: Mapping[str, tuple[Sequence[float], str]],
     levels: Mapping[str, tuple[float, str]],
     xlabel: str,
@@ -180,24 +133,36 @@ def selection(
     axes[0, 1].set_axis_off()
     places = [x + 0.5 for x in range(len(norms))]
     for label, (values, colour) in lines.items():
-        style = "--" if colour == "before" else "-"
-        top.plot(places, list(values), style, marker="o", color=COLOURS[colour], label=label)
+        dash = "--" if colour == "before" else "-"
+        top.plot(places, list(values), dash, marker="o", color=COLOURS[colour], label=label)
     for label, (level, colour) in levels.items():
         top.axhline(level, color=COLOURS[colour], lw=1, linestyle=":", label=label)
-    top.set_ylabel("percent")
-    top.set_ylim(-4, 104)
-    top.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    largest = max(v for column in norms.values() for v in column.values()) or 1.0
-    _heat(below, norms, largest, axes[1, 1])
+    top.set(ylabel="percent", ylim=(-4, 104))
+    legend_beside(top)
+    largest = max(v for column in norms.values() for v in column.values())
+    _norm_map(below, norms, largest or 1.0, axes[1, 1])
     top.set_xlim(below.get_xlim())
     top.set_xticks(places, [])
     below.set_xlabel(xlabel)
     below.set_ylabel("group", labelpad=12)
-    fig.tight_layout()
     return fig
 
 
-@verbatim
+def _norm_map(ax: Axes, table: Norms, largest: float, bar: Axes) -> None:
+    """Draw a heat map of norms, column by column, its scale in ``bar``; exact zeros are white with a 0."""
+    rows = list(next(iter(table.values())))
+    values = np.array([[column[row] for column in table.values()] for row in rows])
+    shown = [["0" if v == 0 else "<0.01" if v < 0.005 else f"{v:.2f}" for v in line] for line in values]
+    text = {"annot": np.array(shown), "fmt": "", "annot_kws": {"fontsize": 8}}
+    scale = {"vmin": 0, "vmax": largest, "cbar_ax": bar, "cbar_kws": {"label": "norm of the update s·B·A"}}
+    heat_map(ax, values, list(table), rows, mask=values == 0, linewidths=0.5, **text, **scale)
+    ax.set_facecolor("white")
+    for y, x in np.argwhere(values == 0):
+        ax.text(x + 0.5, y + 0.5, "0", ha="center", va="center", fontsize=9, color="black")
+    ax.tick_params(rotation=0)
+
+
+@figure()
 def sparsity_cost(
     lines: Mapping[str, Sequence[tuple[float, float, float, str]]], levels: Mapping[str, float]
 ) -> Figure:
@@ -207,36 +172,17 @@ def sparsity_cost(
         lines: by label, points of (groups at zero in %, acc_r, acc_f, text beside the point).
         levels: acc_r and acc_f without sparsity.
     """
-    fig, axes = plt.subplots(1, 2, figsize=(9.2, 3.5))
-    for ax, k, name, title in (
-        (axes[0], 1, "acc_r", "retained: high is good"),
-        (axes[1], 2, "acc_f", "forgotten: low is good"),
-    ):
+    fig, axes = panels(("retained: high is good", "forgotten: low is good"), 4.6, 3.5)
+    for k, (ax, name) in enumerate(zip(axes, ("acc_r", "acc_f"), strict=True), 1):
         for i, ((label, points), marker) in enumerate(zip(lines.items(), "os^DvP", strict=False)):
             ordered = sorted(points)
-            size, side = 10 - 2 * i, ((5, 4), (5, -10), (-16, 4))[i % 3]  # so that equal points all show
-            (line,) = ax.plot(
-                [p[0] for p in ordered],
-                [p[k] for p in ordered],
-                marker=marker,
-                markersize=max(size, 4),
-                label=label,
-                alpha=0.8,
-            )
-            for x, *heights, text in ordered:
-                ax.annotate(
-                    text,
-                    (x, heights[k - 1]),
-                    fontsize=7,
-                    xytext=side,
-                    textcoords="offset points",
-                    color=line.get_color(),
-                )
+            size, side = max(10 - 2 * i, 4), ((5, 4), (5, -10), (-16, 4))[i % 3]  # equal points all show
+            places = [p[0] for p in ordered], [float(p[k]) for p in ordered]
+            (line,) = ax.plot(*places, marker=marker, markersize=size, label=label, alpha=0.8)
+            beside: dict[str, Any] = {"xytext": side, "textcoords": "offset points"}
+            for x, y, (*_, text) in zip(*places, ordered, strict=True):
+                ax.annotate(text, (x, y), fontsize=7, color=line.get_color(), **beside)
         ax.axhline(levels[name], color="black", linestyle="--", lw=1, label="without sparsity")
-        ax.set_title(title)
-        ax.set_xlabel("groups at zero, %")
-        ax.set_ylabel(f"{name}, %")
-        ax.set_xlim(-4, 104)
-    axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    fig.tight_layout()
+        ax.set(xlabel="groups at zero, %", ylabel=f"{name}, %", xlim=(-4, 104))
+    legend_beside(axes[1])
     return fig

@@ -1,0 +1,45 @@
+"""The HTML pages: templates in the folder beside, everything that they are given escaped."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from minigslora.course.plots import png
+from minigslora.files import write_text
+
+
+def render(template: str, path: Path, **content: Any) -> Path:
+    """Write a page whole, and return its path; figures that it shows are closed."""
+    write_text(path, PAGES.get_template(template).render(content))
+    return path
+
+
+def _table(frame: pd.DataFrame) -> Markup:
+    """Return a frame as a table, its index in front, numbers with one digit after the point."""
+    shown = frame.reset_index()
+    return Markup(shown.to_html(index=False, border=0, float_format=lambda v: f"{v:.1f}", na_rep="–"))
+
+
+def _png(figure: Figure) -> str:
+    """Return a figure as a PNG file in base 64, for a page without outside parts."""
+    picture = base64.b64encode(png(figure)).decode()
+    plt.close(figure)
+    return picture
+
+
+PAGES = Environment(
+    loader=PackageLoader("minigslora.reproduction"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+PAGES.filters |= {"table": _table, "png": _png}
