@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -255,7 +255,7 @@ def _require_shapes(
         if weights[key].shape != shape:
             wrong.append(f"{names[key]}: {tuple(weights[key].shape)} in the file, {tuple(shape)} expected")
         if f"{(layer := key.removesuffix('.weight'))}.A" in weights:
-            wrong += _misfit(weights[f"{layer}.A"], weights[f"{layer}.B"], *shape, names[key])
+            wrong += _misfit(names[key], weights[f"{layer}.A"], weights[f"{layer}.B"], *shape)
     if wrong:
         raise ModelError(
             f"the weights do not fit together: {_listed('of another shape', wrong)}; the file is "
@@ -263,7 +263,7 @@ def _require_shapes(
         )
 
 
-def _misfit(a: Tensor, b: Tensor, outputs: int, inputs: int, name: str) -> Iterable[str]:
+def _misfit(name: str, a: Tensor, b: Tensor, outputs: int, inputs: int) -> Iterator[str]:
     """Say what is wrong with the LoRA matrices beside the weight called ``name``, if anything."""
     if a.dim() == b.dim() == 2 and b.numel():
         rank = b.shape[1]
