@@ -44,13 +44,12 @@ from minigslora import lora
 from minigslora.course.runs import device_name, versions
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.device import fast_bf16
-from minigslora.erasure import input_size
 from minigslora.errors import ModelError
 from minigslora.files import write_json
 from minigslora.methods import create
 from minigslora.methods.gslora import logit_spread
 from minigslora.methods.gslora_pp import class_prototypes
-from minigslora.models.checkpoint import load_shipped, timm_model
+from minigslora.models.checkpoint import input_size, load_shipped, timm_model
 from minigslora.models.vit import MINI_FACE, face_transformer
 from minigslora.problems.classification import Classification
 from minigslora.rng import Streams

@@ -530,7 +530,6 @@ def _own_model(
     """Return someone's model with its weights, and the data at its input size, in the order of its head."""
     from minigslora import ledger
     from minigslora.class_order import in_heads_order
-    from minigslora.erasure import input_size
     from minigslora.files import load_tensors
     from minigslora.models import checkpoint
 
@@ -539,7 +538,7 @@ def _own_model(
         if given := [key for key, value in options.items() if value]:
             raise ConfigError(f"--{given[0]} goes with --model NAME; {weights.name} brings its own")
         model, card = checkpoint.load(weights, "name it (--model NAME)")
-        data = _load_data(data_name, input_size(model))
+        data = _load_data(data_name, checkpoint.input_size(model))
         return model, in_heads_order(data, order, card.classes, weights.name)
     if image_size is not None and arguments.setdefault("img_size", image_size) != image_size:
         raise ConfigError(

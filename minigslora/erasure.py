@@ -13,10 +13,8 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from minigslora import __version__, ledger, lora
@@ -30,11 +28,13 @@ from minigslora.files import save_tensors
 from minigslora.methods import create
 from minigslora.methods.base import Method
 from minigslora.metrics import with_h
-from minigslora.models.checkpoint import card_of
-from minigslora.models.heads import CosineHead
+from minigslora.models.checkpoint import card_of, input_size, normalisation
 from minigslora.problems.classification import Classification
 from minigslora.tasks import Plan, Setting, Task, TaskReport, check_requests, plan_requests, without
 from minigslora.training import forget_sequence, origin_of
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _RUN = "_minigslora_run"
 """A model's attribute: the :class:`Run` that it was edited by last."""
@@ -96,12 +96,13 @@ class Erasure:
         return [
             report
             for report in self.reports
-            if report.metrics["acc_f"] >= report.metrics["acc_f_before"]
-            or report.metrics["acc_f_before"] <= chance
+            if report.metrics["acc_f_before"] <= max(chance, report.metrics["acc_f"])
         ]
 
     def table(self) -> pd.DataFrame:
         """Return one row per request: what was forgotten, and accuracies in percent."""
+        import pandas as pd
+
         rows = []
         for report in self.reports:
             named = [self.problem.data.classes[c] for c in report.forget]
@@ -126,11 +127,10 @@ class Erasure:
             raise ModelError("no request is left to revoke")
         name = task or own[-1]
         entries = self.ledger
-        back = [row for entry in entries if entry.request == name for row in entry.rows]
         lora.revoke(self.model, name)
         ledger.put(self.model, [entry for entry in entries if entry.request != name])
-        self.plan = without(self.plan, name, back)
-        self.reports = [r for r in self.reports if r.task != name]
+        self.plan = without(self.plan, name, [row for e in entries if e.request == name for row in e.rows])
+        self.reports = [report for report in self.reports if report.task != name]
         names = [entry.request for entry in entries]
         later = names[names.index(name) + 1 :] if name in names else []
         for report in self.reports:
@@ -175,29 +175,6 @@ def finalized_file(path: str | Path) -> Path:
     if target.suffix != ".safetensors":
         raise ModelError(f"{target} should end in .safetensors, the format it is written in")
     return target
-
-
-def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and standard deviation a model expects of images in [0, 1].
-
-    A checkpoint's card says it; timm's models carry theirs; a face model takes pixels in [0, 1] as they
-    are.
-    """
-    if card := card_of(model):
-        return card.mean, card.std
-    getter = getattr(model, "get_classifier", None)
-    if callable(getter) and isinstance(getter(), CosineHead):
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    config = resolve_model_data_config(model)
-    return tuple(config["mean"]), tuple(config["std"])
-
-
-def input_size(model: nn.Module) -> int:
-    """Return the height and width of a model's input, in pixels."""
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if size:
-        return int(size[0])
-    return int(resolve_model_data_config(model)["input_size"][-1])
 
 
 def forget(

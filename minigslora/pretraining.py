@@ -26,7 +26,6 @@ from minigslora.course.runs import device_name, versions
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.device import Precision, autocast, pick_device, seeded
-from minigslora.erasure import normalisation
 from minigslora.errors import ConfigError, DataError, TrainingDiverged
 from minigslora.files import require_writable, sha256, write_json
 from minigslora.models import checkpoint
@@ -445,7 +444,7 @@ def _untrained(
     model = checkpoint.build(own)
     if recipe.start:
         start_from(model, recipe.start)
-    mean, std = normalisation(model)
+    mean, std = checkpoint.normalisation(model)
     return Classification(model, data, mean, std, device=device), own
 
 

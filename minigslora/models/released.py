@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -30,10 +31,11 @@ from torch import Tensor
 
 from minigslora.config import parse_value
 from minigslora.errors import ConfigError, ModelError
-from minigslora.files import load_tensors, plain_names, sha256, unwrapped
+from minigslora.files import load_tensors, sha256
+from minigslora.formats import plain_names, unwrapped
 from minigslora.lora import load_adapters
 from minigslora.models import checkpoint
-from minigslora.models.vit import FaceConfig, describe, face_transformer
+from minigslora.models.vit import FaceConfig, face_transformer
 
 LoRA = Literal["ignore", "fold", "keep"]
 """What becomes of LoRA keys: "ignore" them, as they are merged already (the default); or, in a file
@@ -130,7 +132,7 @@ def load_official(path: Path, **how: Unpack[Reading]) -> tuple[VisionTransformer
         "sha256": sha256(path),
         "lora": f"{layers} layers: {how.get('lora', 'ignore')}" if layers else "none",
     }
-    architecture = {"kind": "face", **describe(config)}
+    architecture = {"kind": "face", **asdict(config)}
     return model, checkpoint.Card(architecture, image_size=config.image_size, notes=notes)
 
 
