@@ -82,8 +82,8 @@ def deformable_detr(config: DetectorConfig) -> nn.Module:
         layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
     )
-    names = ("layers", "ffn_dim", "attention_heads", "n_points")
-    sizes = dict(zip(names, (config.layers, config.mlp, config.heads, config.points), strict=True))
+    sizes: dict[str, Any] = {"layers": config.layers, "ffn_dim": config.mlp}
+    sizes |= {"attention_heads": config.heads, "n_points": config.points}
     model: nn.Module = DeformableDetrForObjectDetection(
         DeformableDetrConfig(  # type: ignore[call-arg]
             use_timm_backbone=False,

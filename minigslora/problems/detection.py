@@ -28,6 +28,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -99,7 +100,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Matches:
-    """Which query was paired with which object, by image.
+    """Which query was paired with which object, by image, and all n pairs one behind the other.
 
     Attributes:
         targets: each image's objects that its role is about.
@@ -111,33 +112,24 @@ class Matches:
     pairs: list[tuple[Tensor, Tensor]]
     ignored: Tensor
 
+    @cached_property
+    def image(self) -> Tensor:
+        """The image of each pair, (n,)."""
+        return torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(self.pairs)])
 
-@dataclass(frozen=True)
-class Annotated:
-    """The matched objects of all images, one behind the other.
+    @cached_property
+    def query(self) -> Tensor:
+        """The query of each pair, (n,)."""
+        return torch.cat([queries for queries, _ in self.pairs])
 
-    Attributes:
-        image, query: (n,), which query of which image each object was paired with.
-        label: (n,), its class.
-        box: (n, 4), its place, as in :class:`Outputs`.
-    """
+    def of_objects(self, key: str) -> Tensor:
+        """Return what the targets say of each pair's object: its class (n,), or its box (n, 4)."""
+        every = zip(self.targets, self.pairs, strict=True)
+        return torch.cat([target[key][objects] for target, (_, objects) in every])
 
-    image: Tensor
-    query: Tensor
-    label: Tensor
-    box: Tensor
-
-    @classmethod
-    def of(cls, own: Matches) -> Annotated:
-        """Line up what was matched."""
-        image = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(own.pairs)])
-        query = torch.cat([queries for queries, _ in own.pairs])
-        chosen = [(t, objects) for t, (_, objects) in zip(own.targets, own.pairs, strict=True)]
-        label = torch.cat([t["class_labels"][objects] for t, objects in chosen])
-        return cls(image, query, label, torch.cat([t["boxes"][objects] for t, objects in chosen]))
-
-    def mean(self, values: Tensor, images: int) -> Tensor:
+    def mean(self, values: Tensor) -> Tensor:
         """Return the mean over each image's objects of ``values`` (n,), (B,); 0 where it has none."""
+        images = len(self.targets)
         total = values.new_zeros(images).index_add(0, self.image, values)
         return total / self.image.bincount(minlength=images).clamp(min=1)
 
@@ -149,16 +141,16 @@ class ObjectLosses(Losses):
     Bounded by their mean, an object far above the bound would hide another that is still recognised.
 
     Attributes:
-        objects: what was matched in the images.
+        own: what was matched in the images.
         focal: (n,), the focal loss (9.2) of each object; forgotten images' ``bounded`` is its mean.
     """
 
-    objects: Annotated
+    own: Matches
     focal: Tensor
 
     def short_of(self, bound: float) -> Tensor:
         """Return the mean over each image's objects of ReLU(BND − focal), (B,)."""
-        return self.objects.mean((bound - self.focal).relu(), len(self.bounded))
+        return self.own.mean((bound - self.focal).relu())
 
 
 class Detection(Normalising, Problem):
@@ -302,35 +294,34 @@ class Detection(Normalising, Problem):
         image. Of forgotten images the bounded part is as :class:`Choices` says; ``handicap`` nats are
         taken off the true logit of their matched queries.
         """
-        own = self.matches(outputs, batch)
-        objects, logits = Annotated.of(own), outputs.logits
+        own, logits = self.matches(outputs, batch), outputs.logits
         counts = torch.tensor([len(t["class_labels"]) for t in own.targets], device=self.device).float()
         parts = counts.split(list(batch.sizes.values()))
         per_image = torch.cat([part.mean().clamp(min=1).expand(len(part)) for part in parts])
         forgotten = torch.tensor([role == "forget" for role in _roles(batch)]).to(self.device)
+        true = own.image, own.query, own.of_objects("class_labels")
         wanted = torch.zeros_like(logits)
-        wanted[objects.image, objects.query, objects.label] = 1
+        wanted[true] = 1
         heard = logits.masked_fill(own.ignored[..., None], IGNORED)
         focal = self.choices.focal * _focal(heard, wanted, self.criterion.focal_alpha) / per_image
-        boxes = self._boxes(outputs.boxes, objects) / per_image
+        boxes = self._boxes(outputs.boxes, own) / per_image
         taught = boxes if self.choices.boxes_of_forgotten else torch.zeros_like(boxes)
         plain = torch.where(forgotten, taught, boxes)
         if self.choices.bounded == "all":
             return Losses(focal, plain)
-        true = logits[objects.image, objects.query, objects.label][:, None, None] - handicap
-        of_objects = _focal(true, torch.ones_like(true), alpha=-1)  # (9.2)
-        bounded = torch.where(forgotten, objects.mean(of_objects, len(focal)), focal)
-        return ObjectLosses(bounded, plain, objects, of_objects)
+        z = logits[true][:, None, None] - handicap
+        of_objects = _focal(z, torch.ones_like(z), alpha=-1)  # (9.2)
+        return ObjectLosses(torch.where(forgotten, own.mean(of_objects), focal), plain, own, of_objects)
 
-    def _boxes(self, boxes: Tensor, objects: Annotated) -> Tensor:
+    def _boxes(self, boxes: Tensor, own: Matches) -> Tensor:
         """Return the weighted L1 and GIoU losses of matched boxes, summed over each image, (B,)."""
         from torchvision.ops import box_convert, generalized_box_iou_loss
 
-        predicted, wanted = boxes[objects.image, objects.query], objects.box
+        predicted, wanted = boxes[own.image, own.query], own.of_objects("boxes")
         corners = (box_convert(x, "cxcywh", "xyxy") for x in (predicted, wanted))
         weighted = self.box_weights["loss_bbox"] * (predicted - wanted).abs().sum(1)
         weighted = weighted + self.box_weights["loss_giou"] * generalized_box_iou_loss(*corners)
-        return boxes.new_zeros(len(boxes)).index_add(0, objects.image, weighted)
+        return boxes.new_zeros(len(boxes)).index_add(0, own.image, weighted)
 
     def supervised(self, batch: Batch, share: float = 1.0) -> Tensor:
         """Return the loss that the model is pre-trained with: transformers' own, auxiliary ones included.
@@ -434,8 +425,9 @@ def _checked(model: Any, data: DetectionData) -> Any:
     return config
 
 
-def _head(model: Any) -> Any:
-    return model.class_embed[-1]
+def _head(model: Any) -> nn.Linear:
+    head: nn.Linear = model.class_embed[-1]
+    return head
 
 
 def _whole(images: Tensor) -> Tensor:
