@@ -86,9 +86,9 @@ def require_writable(folder: Path) -> None:
 
 def unwritable(folder: Path) -> str:
     """Return why nothing could be written below ``folder``, which is not made; "" where it could."""
-    there = next(f for f in (folder, *folder.parents) if f.exists())
+    existing = next(f for f in (folder, *folder.parents) if f.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             return ""
     except OSError as problem:
         return problem.strerror or str(problem)
@@ -173,9 +173,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     plain: dict[str, Tensor] = {}
     places = set[int]()
     for name, t in tensors.items():
-        own = t.detach().cpu().contiguous()
+        values = t.detach().cpu().contiguous()
         # The format refuses tied weights; each name gets a copy, as a strict load asks for all names.
-        plain[name] = own.clone() if (place := own.untyped_storage().data_ptr()) in places else own
+        plain[name] = values.clone() if (place := values.untyped_storage().data_ptr()) in places else values
         places.add(place)
     header = {key: _header_text(value) for key, value in notes.items()}
     with written_whole(path) as temporary:

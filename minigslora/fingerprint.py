@@ -61,8 +61,8 @@ def _files(folder: Path, above: tuple[Path, ...], prefix: str = "") -> Iterator[
                 if inside not in above:  # a link to a folder around it has no end
                     yield from _files(Path(entry.path), (*above, inside), f"{prefix}{entry.name}/")
             elif entry.is_file():
-                found = entry.stat()
-                yield f"{prefix}{entry.name}", found.st_size, found.st_mtime_ns
+                facts = entry.stat()
+                yield f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns
 
 
 def library_fingerprint() -> str:

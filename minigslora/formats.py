@@ -153,7 +153,7 @@ AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model")
 _WRAPPERS = (*AVERAGES, "state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 """Where a training script's file has the weights; the moving average, which timm evaluates, first."""
 
-_PREFIX = re.compile(r"(?:module|_orig_mod|model|backbone|net|network)\.")
+_PREFIX = re.compile(r"^(?:module|_orig_mod|model|backbone|net|network)\.")
 """What wrappers put before a parameter's name: data parallelism, torch.compile, a class around the model."""
 
 
@@ -174,27 +174,27 @@ def plain_names(state: Mapping[str, Any], wanted: Iterable[str] = ()) -> Mapping
 
     Without ``wanted``, all prefixes are taken off. Where two names would become one, none is changed.
     """
-    names, found = set(wanted), state
-    while not (names and names <= found.keys()):
-        less = {_PREFIX.sub("", k, count=1) if _PREFIX.match(k) else k: v for k, v in found.items()}
-        if less.keys() == found.keys() or len(less) < len(found):
+    names, plain = set(wanted), state
+    while not (names and names <= plain.keys()):
+        shorter = {_PREFIX.sub("", k, count=1): v for k, v in plain.items()}
+        if shorter.keys() == plain.keys() or len(shorter) < len(plain):
             break
-        found = less
-    if names and len(names & found.keys()) <= len(names & state.keys()):
+        plain = shorter
+    if names and len(names & plain.keys()) <= len(names & state.keys()):
         return state
-    return {k: v for k, v in found.items() if k != "n_averaged" or k in names}  # torch's AveragedModel counts
+    return {k: v for k, v in plain.items() if k != "n_averaged" or k in names}  # torch's AveragedModel counts
 
 
 def with_classes(notes: dict[str, Any], beside: Any, path: Path) -> dict[str, Any]:
     """Return notes with the classes that a file names, in the head's order, as ``classes``."""
-    found = {k: v for k, v in notes.items() if k != "classes"}
+    others = {k: v for k, v in notes.items() if k != "classes"}
     places = [beside] if isinstance(beside, Mapping) else []
     places += [vars(v) if isinstance(v, argparse.Namespace) else v for p in places for v in p.values()]
     for place in (p for p in places if isinstance(p, Mapping)):
         for key in ("class_to_idx", "idx_to_class", "classes", "class_names", "label_names"):
             if names := _class_names(place.get(key), f"{key} in {path}"):
-                return {**found, "classes": names}
-    return found
+                return {**others, "classes": names}
+    return others
 
 
 def _class_names(value: Any, what: str) -> tuple[str, ...]:

@@ -314,9 +314,9 @@ def folded_names(model: nn.Module) -> tuple[str, ...]:
 def adapters(model: nn.Module, name: str) -> list[tuple[str, Adapter]]:
     """Return (layer name, adapter) for each layer that carries the adapter called ``name``."""
     layers = _require_wrapped(model).items()
-    if not (found := [(key, layer.adapters[name]) for key, layer in layers if name in layer.adapters]):
+    if not (carriers := [(key, layer.adapters[name]) for key, layer in layers if name in layer.adapters]):
         raise ModelError(f"no adapter is called {name!r}; attached: {adapter_names(model) or 'none'}")
-    return found
+    return carriers
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -358,18 +358,18 @@ def groups(model: nn.Module, name: str, by: Grouping = "block") -> list[Group]:
         by: "block" (all adapters of one Transformer block, the default), "module" (one (A, B)
             pair) or "matrix". A layer outside every block is a block of its own.
     """
-    found = adapters(model, name)
+    carriers = adapters(model, name)
     if by == "matrix":
         return [
             Group(f"{layer}.{side}", ((a.A, None) if side == "A" else (None, a.B),), a.scale)
-            for layer, a in found
+            for layer, a in carriers
             for side in "AB"
         ]
     if by not in ("block", "module"):
         raise ModelError(f"unknown grouping {by!r}; expected 'block', 'module' or 'matrix'")
     blocks = find_blocks(model) if by == "block" else {}
     gathered: dict[str, list[Adapter]] = {}
-    for layer, adapter in found:
+    for layer, adapter in carriers:
         gathered.setdefault(blocks.get(layer) or layer, []).append(adapter)
     return [
         Group(key, tuple((a.A, a.B) for a in members), members[0].scale) for key, members in gathered.items()

@@ -66,7 +66,7 @@ def checked(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ModelError: for a key that is not in :data:`TIMM`, or a value that is not of its type.
     """
-    found = {}
+    known = {}
     for key, value in arguments.items():
         if key not in TIMM:
             near = difflib.get_close_matches(str(key), TIMM, n=1)
@@ -79,10 +79,10 @@ def checked(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         try:
             if isinstance(value, list | tuple) and len(value) > _LONGEST:
                 raise ConfigError(f"{key} has {len(value)} entries; expected at most {_LONGEST}")
-            found[key] = parse_value(key, value, TIMM[key])
+            known[key] = parse_value(key, value, TIMM[key])
         except (ConfigError, TypeError, OverflowError) as problem:
             raise ModelError(f"{name}: {problem}") from None
-    return found
+    return known
 
 
 def check_timm_name(name: str) -> None:

@@ -401,10 +401,10 @@ def _size_that_fits(
     for size in sorted({step * k for k in range(1, 65)} | {224, 256, 288, 320, 336, 384, 448, 512}):
         try:
             with torch.device("meta"):
-                own = build({**architecture, "img_size": size}).state_dict()
+                other = build({**architecture, "img_size": size}).state_dict()
         except ModelError:
             continue
-        if all(k in own and own[k].shape == shape for k, shape in shapes.items()):
+        if all(k in other and other[k].shape == shape for k, shape in shapes.items()):
             return size
     return None
 
