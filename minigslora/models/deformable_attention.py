@@ -25,7 +25,7 @@ FEW = 350
 class MatrixReading(MultiScaleDeformableAttention):
     """transformers' reading step, by :func:`read_by_matrix` on a CPU where an image has few places."""
 
-    def forward(self, value: Tensor, *others: Any) -> Tensor:  # type: ignore[override]
+    def forward(self, value: Tensor, *others: Any) -> Tensor:
         """Return what each query reads, (B, Q, H · D); arguments as in transformers."""
         if value.device.type == "cpu" and value.shape[1] <= FEW:
             _, shapes, _, places, weights, _ = others
