@@ -528,7 +528,6 @@ def _own_model(
     order: Sequence[str] | None = None,
 ) -> tuple[nn.Module, DataSet]:
     """Return someone's model with its weights, and the data at its input size, in the order of its head."""
-    from minigslora import ledger
     from minigslora.class_order import in_heads_order
     from minigslora.files import load_tensors
     from minigslora.models import checkpoint
@@ -550,9 +549,8 @@ def _own_model(
         typer.echo(f"{notes['taken']} of {weights.name} is taken", err=True)
     data = _load_data(data_name, own.image_size)
     data = in_heads_order(data, order, notes.get("classes", ()), weights.name)
-    model = checkpoint.with_weights(checkpoint.for_classes(own, data.classes), tensors, str(weights))
-    ledger.put(model, ledger.read(notes, str(weights)))
-    return model, data
+    card = checkpoint.for_classes(own, data.classes)
+    return checkpoint.with_weights(card, tensors, str(weights), notes), data
 
 
 def _load_data(name: str, size: int | None) -> DataSet:

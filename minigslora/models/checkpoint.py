@@ -27,11 +27,7 @@ from minigslora.models.vit import FaceConfig, face_transformer
 DETR_SIZE = 800
 """Height and width, in pixels, that images are given to a pre-trained Deformable DETR at."""
 
-SHIPPED: dict[str, str] = {
-    "mini-faces": "mini-faces.safetensors",
-    "mini-glyphs": "mini-glyphs.safetensors",
-    "mini-scenes": "mini-scenes.safetensors",
-}
+SHIPPED = {name: f"{name}.safetensors" for name in ("mini-faces", "mini-glyphs", "mini-scenes")}
 """The checkpoints that ship, by the data set they were pre-trained on."""
 
 
@@ -201,8 +197,10 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
         raise ConfigError(f"std = {tuple(std)}; images are divided by it: expected more than 0")
 
 
-def with_weights(card: Card, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
-    """Build the model that a card describes, with the weights of a file.
+def with_weights(
+    card: Card, tensors: Mapping[str, Tensor], where: str, notes: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Build the model that a card describes, with the weights of a file, and the ledger in its ``notes``.
 
     The weights are compared with the description before anything of its size is made.
 
@@ -215,6 +213,7 @@ def with_weights(card: Card, tensors: Mapping[str, Tensor], where: str) -> nn.Mo
     model = build(card.architecture)
     model.load_state_dict(weights)
     set_card(model, card)
+    ledger.put(model, ledger.read(notes or {}, where))
     return model
 
 
@@ -267,9 +266,7 @@ def load(path: Path, otherwise: str = SAY_IT) -> tuple[nn.Module, Card]:
     tensors, notes = load_tensors(path)
     if "card" in notes:
         card = card_from(notes["card"], str(path))
-        model = with_weights(card, tensors, str(path))
-        ledger.put(model, ledger.read(notes, str(path)))
-        return model, card
+        return with_weights(card, tensors, str(path), notes), card
     if (path.parent / "config.json").is_file():
         from minigslora.models import detr
 

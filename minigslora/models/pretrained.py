@@ -18,7 +18,6 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
-from minigslora import ledger
 from minigslora.errors import ModelError, first_line
 from minigslora.files import load_tensors
 from minigslora.formats import plain_names
@@ -87,9 +86,7 @@ def load(name: str, weights: Path | str = "") -> tuple[nn.Module, Card]:
         image_size=int(data["input_size"][-1]),
         notes={"from": Path(weights).name if weights else name, **taken},
     )
-    model = checkpoint.with_weights(card, tensors, where)
-    ledger.put(model, ledger.read(notes, where))
-    return model, card
+    return checkpoint.with_weights(card, tensors, where, notes), card
 
 
 def imagenet_classes() -> tuple[str, ...]:
