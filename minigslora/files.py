@@ -1,8 +1,7 @@
-"""Files are written whole or not at all; weights are safetensors, and pickles are refused code."""
+"""Files are written whole or not at all; weights are safetensors, with notes in the header."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import datetime
 import errno
@@ -13,7 +12,7 @@ import platform
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,15 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minigslora.errors import DataError, ModelError, OutputError
-from minigslora.formats import (
-    AVERAGES,
-    pickle_problem,
-    safetensors_problem,
-    unwrapped,
-    weight_format,
-    with_classes,
-)
+from minigslora.errors import DataError, OutputError
+from minigslora.formats import load_pickle, safetensors_problem, weight_format, with_classes
 
 
 def data_root() -> Path:
@@ -209,7 +201,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ModelError: where the file is missing, is no weight file, or carries code.
     """
     if weight_format(path) == "torch":
-        return _load_pickle(path)
+        return load_pickle(path)
     try:
         with safe_open(path, framework="pt") as file:
             notes = {k: _json_or_text(v) for k, v in (file.metadata() or {}).items()}
@@ -230,29 +222,6 @@ def _json_or_text(value: str) -> Any:
         return json.loads(value)
     except (ValueError, RecursionError):
         return value
-
-
-_HARMLESS: tuple[Any, ...] = (
-    argparse.Namespace,  # the training script's own arguments
-    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
-    *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
-)
-"""Types beside tensors that a pickle may hold: making one does nothing, whatever it is made from."""
-
-
-def _load_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        # An open file, since torch goes by the ending of a path.
-        with path.open("rb") as file, torch.serialization.safe_globals(list(_HARMLESS)):
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as problem:  # bytes that are no pickle fail in many ways
-        raise pickle_problem(path, problem) from problem
-    state, taken = unwrapped(loaded)
-    if not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path} holds no state dict; expected tensors by parameter name")
-    average = any(place in AVERAGES for place in taken.split("."))
-    notes = {"taken": f"the moving average, {taken!r},"} if average else {}
-    return {str(k): v for k, v in state.items()}, with_classes(notes, loaded, path)
 
 
 def sha256(path: Path) -> str:

@@ -1,6 +1,6 @@
 """Weight files of others: what they are by their content, and where in them the weights are.
 
-Endings are often wrong, and downloads often something else.
+Endings are often wrong, and downloads often something else. A pickle is refused code.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import pickle
 import re
 import zipfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from minigslora.errors import ModelError, first_line
 
@@ -70,7 +73,7 @@ def cut_short(path: Path, why: str = "") -> ModelError:
     )
 
 
-def pickle_problem(path: Path, problem: Exception) -> ModelError:
+def _pickle_problem(path: Path, problem: Exception) -> ModelError:
     """Return the error for a file that begins like a pickle and was not read as one of plain tensors."""
     said, never = str(problem), "a pickle can carry code, which is never run here"
     code = re.search(r"GLOBAL ([\w.]+)", said)
@@ -147,10 +150,34 @@ def _described(path: Path, head: bytes) -> str:
     return f"is no weight file of a kind that is known here; {expected}"
 
 
+_HARMLESS: tuple[Any, ...] = (
+    argparse.Namespace,  # the training script's own arguments
+    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
+    *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
+)
+"""Types beside tensors that a pickle may hold: making one does nothing, whatever it is made from."""
+
+
+def load_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a pickle of plain tensors, never of code; see :func:`minigslora.files.load_tensors`."""
+    try:
+        # An open file, since torch goes by the ending of a path.
+        with path.open("rb") as file, torch.serialization.safe_globals(list(_HARMLESS)):
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as problem:  # bytes that are no pickle fail in many ways
+        raise _pickle_problem(path, problem) from problem
+    state, taken = unwrapped(loaded)
+    if not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ModelError(f"{path} holds no state dict; expected tensors by parameter name")
+    average = any(place in _AVERAGES for place in taken.split("."))
+    notes = {"taken": f"the moving average, {taken!r},"} if average else {}
+    return {str(k): v for k, v in state.items()}, with_classes(notes, loaded, path)
+
+
 # --- how training scripts keep a model --------------------------------------------------------------
 
-AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model")
-_WRAPPERS = (*AVERAGES, "state_dict", "model_state_dict", "model_state", "model", "net", "weights")
+_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model")
+_WRAPPERS = (*_AVERAGES, "state_dict", "model_state_dict", "model_state", "model", "net", "weights")
 """Where a training script's file has the weights; the moving average, which timm evaluates, first."""
 
 _PREFIX = re.compile(r"^(?:module|_orig_mod|model|backbone|net|network)\.")
