@@ -43,12 +43,11 @@ from torch import Tensor, nn
 from minigslora import lora
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.device import device_name, fast_bf16, versions
-from minigslora.erasure import input_size
 from minigslora.errors import ModelError
 from minigslora.files import write_json
 from minigslora.methods import create
 from minigslora.methods.original import class_prototypes, logit_spread
-from minigslora.models.checkpoint import load_shipped, timm_model
+from minigslora.models.checkpoint import input_size, load_shipped, timm_model
 from minigslora.models.vit import MINI_FACE, face_transformer
 from minigslora.problems.classification import Classification
 from minigslora.rng import Streams

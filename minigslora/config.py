@@ -5,12 +5,12 @@ Which numbers a field takes is part of its type: ``alpha: NonNegative = 0.1``.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import types
-import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from minigslora.errors import ConfigError
@@ -50,7 +50,8 @@ Seed = Annotated[int, Range(-(2**63), 2**63 - 1)]
 def parse_value(key: str, value: Any, kind: Any) -> Any:
     """Return ``value`` as ``kind``, or raise a :class:`ConfigError` that names ``key``.
 
-    Numbers may come as strings (YAML reads ``1e-4`` as one); nothing else is converted silently.
+    Numbers may come as strings (YAML reads ``1e-4`` as one), and one value stands for a list of one; nothing
+    else is converted silently.
     """
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -66,11 +67,9 @@ def parse_value(key: str, value: Any, kind: Any) -> Any:
         return value
     if origin in (Union, types.UnionType):
         return _parse_union(key, value, args)
-    if origin in (tuple, list, Sequence, typing.Sequence):
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            value = [value]  # one value stands for a list of one
-        inner = args[0] if args else Any
-        parsed = [parse_value(f"{key}[{i}]", v, inner) for i, v in enumerate(value)]
+    if origin in (tuple, list, Sequence):
+        several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        parsed = [parse_value(f"{key}[{i}]", v, args[0]) for i, v in enumerate(several)]
         return parsed if origin is list else tuple(parsed)
     return _parse_scalar(key, value, kind)
 
@@ -79,9 +78,7 @@ def _parse_union(key: str, value: Any, kinds: tuple[Any, ...]) -> Any:
     if value is None and type(None) in kinds:
         return None
     problems = []
-    for kind in kinds:
-        if kind is type(None):
-            continue
+    for kind in (kind for kind in kinds if kind is not type(None)):
         try:
             return parse_value(key, value, kind)
         except ConfigError as problem:
@@ -90,33 +87,21 @@ def _parse_union(key: str, value: Any, kinds: tuple[Any, ...]) -> Any:
 
 
 def _parse_scalar(key: str, value: Any, kind: Any) -> Any:
-    expected = ConfigError(f"{key} = {value!r}; expected {_describe(kind)}")
-    if kind is bool:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in ("true", "false"):
-            return value.lower() == "true"
-        raise expected
-    if kind in (int, float):
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise expected
-        if kind is int and isinstance(value, int):
-            return value  # a float in between would round a large one
-        try:
+    given = isinstance(value, int | float | str) and not isinstance(value, bool)
+    if kind is int and given and isinstance(value, int):
+        return value  # a float in between would round a large one
+    if kind in (int, float) and given:
+        with contextlib.suppress(ValueError):
             number = float(value)
-        except ValueError:
-            raise expected from None
-        if math.isnan(number) or (kind is int and not number.is_integer()):
-            raise expected
-        return int(number) if kind is int else number
-    if isinstance(kind, type) and not isinstance(value, kind):
-        raise expected
-    return value
-
-
-def _describe(kind: Any) -> str:
+            if number.is_integer() if kind is int else not math.isnan(number):
+                return kind(number)
+    if kind is bool and isinstance(value, bool | str) and str(value).lower() in ("true", "false"):
+        return str(value).lower() == "true"
+    if kind not in (int, float, bool) and (not isinstance(kind, type) or isinstance(value, kind)):
+        return value
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    return names.get(kind, getattr(kind, "__name__", str(kind)))
+    name = names.get(kind, getattr(kind, "__name__", str(kind)))
+    raise ConfigError(f"{key} = {value!r}; expected {name}")
 
 
 def parse_fields(config: T) -> T:
@@ -124,9 +109,8 @@ def parse_fields(config: T) -> T:
     assert is_dataclass(config)
     assert not isinstance(config, type)
     hints = get_type_hints(type(config), include_extras=True)
-    own: tuple[Field[Any], ...] = fields(config)
-    values = {f.name: parse_value(f.name, getattr(config, f.name), hints[f.name]) for f in own}
-    return replace(config, **values)
+    names = [f.name for f in fields(config)]
+    return replace(config, **{name: parse_value(name, getattr(config, name), hints[name]) for name in names})
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:

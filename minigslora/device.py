@@ -36,10 +36,8 @@ def pick_device(name: str = "auto") -> torch.device:
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA GPU; use 'cpu'")
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise ConfigError(
-                f"device {name!r} was asked for, but there are {torch.cuda.device_count()} GPUs"
-            )
+        if (device.index or 0) >= (count := torch.cuda.device_count()):
+            raise ConfigError(f"device {name!r} was asked for, but there are {count} GPUs")
         os.environ.setdefault(*CUBLAS)
     return device
 
@@ -73,17 +71,13 @@ def cpu_has_bf16() -> bool:
     With AMX every CPU does. AVX512-BF16 alone is not enough on Intel's: measured there, a product takes
     1.4 times as long as in fp32.
     """
-    return _has("amx_tile") or (_has("avx512_bf16") and not _intel())
+    intel = CPU_INFO.is_file() and "GenuineIntel" in CPU_INFO.read_text()  # where Linux says so
+    return _has("amx_tile") or (_has("avx512_bf16") and not intel)
 
 
 def _has(feature: str) -> bool:
     check = getattr(torch.cpu, f"_is_{feature}_supported", None)
     return check is not None and bool(check())
-
-
-def _intel() -> bool:
-    """Whether Linux says that this is one of Intel's processors."""
-    return CPU_INFO.is_file() and "GenuineIntel" in CPU_INFO.read_text()
 
 
 def fast_bf16(device: torch.device) -> bool:
@@ -93,10 +87,14 @@ def fast_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and cpu_has_bf16()
 
 
+def in_bf16(device: torch.device, precision: Precision = "auto") -> bool:
+    """Whether training is in bf16: where it is fast, or as asked."""
+    return precision == "bf16" or (precision == "auto" and fast_bf16(device))
+
+
 def autocast(device: torch.device, precision: Precision = "auto") -> contextlib.AbstractContextManager[Any]:
     """Return an autocast context: bf16 where it is fast, or as asked."""
-    enabled = precision == "bf16" or (precision == "auto" and fast_bf16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bf16(device, precision))
 
 
 def choose_attention(model: nn.Module, device: torch.device, precision: Precision = "auto") -> None:
@@ -104,10 +102,10 @@ def choose_attention(model: nn.Module, device: torch.device, precision: Precisio
 
     Measured: torch's fused kernel spends most of a small ViT's bf16 backward there on a CPU.
     """
-    bf16 = precision == "bf16" or (precision == "auto" and fast_bf16(device))
+    fused = not (device.type == "cpu" and in_bf16(device, precision))
     for module in model.modules():
         if isinstance(getattr(module, "fused_attn", None), bool):
-            module.fused_attn = not (bf16 and device.type == "cpu")  # type: ignore[assignment]
+            module.fused_attn = fused  # type: ignore[assignment]
 
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "safetensors")

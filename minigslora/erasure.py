@@ -13,10 +13,8 @@ import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from minigslora import __version__, ledger, lora
@@ -25,16 +23,18 @@ from minigslora.config import parse_value
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet
 from minigslora.device import Precision
-from minigslora.errors import DataError, MiniGSLoRAError, ModelError
+from minigslora.errors import DataError, ModelError
 from minigslora.files import save_tensors
 from minigslora.methods import create
 from minigslora.methods.base import Method
 from minigslora.metrics import with_h
-from minigslora.models.checkpoint import card_of
-from minigslora.models.heads import CosineHead
+from minigslora.models.checkpoint import card_of, input_size, normalisation
 from minigslora.problems.classification import Classification
 from minigslora.sequence import forget_sequence, origin_of
-from minigslora.tasks import Plan, Setting, Task, TaskReport, check_requests, plan_requests, without
+from minigslora.tasks import Plan, Setting, TaskReport, check_requests, plan_requests, without
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _RUN = "_minigslora_run"
 """A model's attribute: the :class:`Run` that it was edited by last."""
@@ -96,12 +96,13 @@ class Erasure:
         return [
             report
             for report in self.reports
-            if report.metrics["acc_f"] >= report.metrics["acc_f_before"]
-            or report.metrics["acc_f_before"] <= chance
+            if report.metrics["acc_f_before"] <= max(chance, report.metrics["acc_f"])
         ]
 
     def table(self) -> pd.DataFrame:
         """Return one row per request: what was forgotten, and accuracies in percent."""
+        import pandas as pd
+
         rows = []
         for report in self.reports:
             named = [self.problem.data.classes[c] for c in report.forget]
@@ -126,11 +127,10 @@ class Erasure:
             raise ModelError("no request is left to revoke")
         name = task or own[-1]
         entries = self.ledger
-        back = [row for entry in entries if entry.request == name for row in entry.rows]
         lora.revoke(self.model, name)
         ledger.put(self.model, [entry for entry in entries if entry.request != name])
-        self.plan = without(self.plan, name, back)
-        self.reports = [r for r in self.reports if r.task != name]
+        self.plan = without(self.plan, name, [row for e in entries if e.request == name for row in e.rows])
+        self.reports = [report for report in self.reports if report.task != name]
         names = [entry.request for entry in entries]
         later = names[names.index(name) + 1 :] if name in names else []
         for report in self.reports:
@@ -177,29 +177,6 @@ def finalized_file(path: str | Path) -> Path:
     return target
 
 
-def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and standard deviation a model expects of images in [0, 1].
-
-    A checkpoint's card says it; timm's models carry theirs; a face model takes pixels in [0, 1] as they
-    are.
-    """
-    if card := card_of(model):
-        return card.mean, card.std
-    getter = getattr(model, "get_classifier", None)
-    if callable(getter) and isinstance(getter(), CosineHead):
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    config = resolve_model_data_config(model)
-    return tuple(config["mean"]), tuple(config["std"])
-
-
-def input_size(model: nn.Module) -> int:
-    """Return the height and width of a model's input, in pixels."""
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if size:
-        return int(size[0])
-    return int(resolve_model_data_config(model)["input_size"][-1])
-
-
 def forget(
     model: nn.Module,
     data: DataSet | str | Path,
@@ -243,13 +220,11 @@ def forget(
         check: whether to make sure first that the model knows these classes in this order.
         settings: further fields of the method's configuration or training, e.g. ``epochs=10``.
 
-    Raises:
-        MiniGSLoRAError: one of its kinds, for anything that cannot be done as asked.
+    What cannot be done as asked is a :class:`~minigslora.errors.MiniGSLoRAError`.
     """
     parse_value("precision", precision, Precision)
     mean, std = normalisation(model)
     data = _load(model, data, watch)
-    _check_size(model, data)
     run = _run(model, Path(out).expanduser().resolve() if out is not None else None)
     old = _rows(run.ledger, data)
     requests = as_requests(data, classes)
@@ -278,65 +253,53 @@ def _load(model: nn.Module, data: DataSet | str | Path, watch: bool) -> DataSet:
     """Return the data at the model's input size, their classes in the order that the model's card says."""
     card = card_of(model)
     known = card.classes if card else ()
-    if isinstance(data, DataSet):
-        if known and known != data.classes:
-            raise DataError(
-                f"the model's card counts its classes as {some(known)}, but {data.name} as "
-                f"{some(data.classes)}; bring the data into the model's order with "
-                "minigslora.datasets.folders.reordered"
-            )
-        return data
-    size = None if str(data) in registry.RENDERED else input_size(model)
-    return in_heads_order(registry.load(data, size, watch), None, known, "the model's card")
+    if not isinstance(data, DataSet):
+        size = None if str(data) in registry.RENDERED else input_size(model)
+        data = in_heads_order(registry.load(data, size, watch), None, known, "the model's card")
+    elif known and known != data.classes:
+        raise DataError(
+            f"the model's card counts its classes as {some(known)}, but {data.name} as "
+            f"{some(data.classes)}; bring the data into the model's order with "
+            "minigslora.datasets.folders.reordered"
+        )
+    strict = getattr(getattr(model, "patch_embed", None), "strict_img_size", False)
+    if strict and len(data.train) and data.image_size != (size := input_size(model)):
+        raise DataError(
+            f"the images of {data.name} have {data.image_size} pixels a side, but the model reads "
+            f"{size}; load them at that size, or build the model with img_size={data.image_size}"
+        )
+    return data
 
 
 def _run(model: nn.Module, out: Path | None) -> Run:
-    """Return the run that a call of :func:`forget` is: one that ``model`` was edited by, or a new one.
-
-    Raises:
-        ModelError: for an adapter that :func:`forget` did not attach.
-    """
+    """Return the run that a call of :func:`forget` is: one that ``model`` was edited by, or a new one."""
     last: Run | None = getattr(model, _RUN, None)
-    if last is not None and out is not None and last.out == out and last.left == origin_of(model):
-        begun = ledger.of(model)[: len(last.ledger)]
+    entries, origin = ledger.of(model), origin_of(model)
+    if last is not None and out is not None and last.out == out and last.left == origin:
+        begun = entries[: len(last.ledger)]
         if begun == last.ledger and (out / "run.json").is_file() and any(out.glob("task*.json")):
             return last
-    known = {entry.request for entry in ledger.of(model)}
-    for name in lora.adapter_names(model):
-        if name not in known:
-            raise ModelError(
-                f"the model carries the adapter {name!r}, but which classes it forgot is not known, since "
-                "forget() did not attach it; take all adapters off with minigslora.lora.remove(model), or "
-                "load the pre-trained model anew"
-            )
-    return Run(out, ledger.of(model), origin_of(model))
+    known = {entry.request for entry in entries}
+    if unknown := [name for name in lora.adapter_names(model) if name not in known]:
+        raise ModelError(
+            f"the model carries the adapter {unknown[0]!r}, but which classes it forgot is not known, since "
+            "forget() did not attach it; take all adapters off with minigslora.lora.remove(model), or "
+            "load the pre-trained model anew"
+        )
+    return Run(out, entries, origin)
 
 
 def _rows(entries: Sequence[ledger.Entry], data: DataSet) -> list[int]:
-    """Return the classes that a model's ledger says it forgot.
-
-    Raises:
-        DataError: where the data call one of those rows by another name.
-    """
-    for entry in entries:
-        for name, row in zip(entry.classes, entry.rows, strict=True):
-            if row >= len(data.classes) or data.classes[row] != name:
-                found = repr(data.classes[row]) if row < len(data.classes) else "no such class"
-                raise DataError(
-                    f"the model's ledger says that it forgot {name!r}, row {row} of its head, but there "
-                    f"{data.name} has {found}; give the data whose classes the model knows, in its order"
-                )
-    return [row for entry in entries for row in entry.rows]
-
-
-def _check_size(model: nn.Module, data: DataSet) -> None:
-    strict = getattr(getattr(model, "patch_embed", None), "strict_img_size", False)
-    if strict and len(data.train) and data.image_size != input_size(model):
-        raise DataError(
-            f"the images of {data.name} have {data.image_size} pixels a side, but the model reads "
-            f"{input_size(model)}; load them at that size, or build the model with "
-            f"img_size={data.image_size}"
-        )
+    """Return the classes that a model's ledger says it forgot, which the data must call the same."""
+    named = [pair for entry in entries for pair in zip(entry.classes, entry.rows, strict=True)]
+    for name, row in named:
+        here = repr(data.classes[row]) if row < len(data.classes) else "no such class"
+        if here != repr(name):
+            raise DataError(
+                f"the model's ledger says that it forgot {name!r}, row {row} of its head, but there "
+                f"{data.name} has {here}; give the data whose classes the model knows, in its order"
+            )
+    return [row for _, row in named]
 
 
 def as_requests(
@@ -367,6 +330,3 @@ def _plain(value: Any) -> Any:
         raise DataError(
             f"{value!r} names no class; give names or whole numbers: one request, or a list of requests"
         ) from None
-
-
-__all__ = ["Erasure", "MiniGSLoRAError", "Task", "forget"]

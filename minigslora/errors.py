@@ -29,3 +29,8 @@ class OutputError(MiniGSLoRAError):
 
 class RunFailed(MiniGSLoRAError):
     """A notebook's run did not come to its end."""
+
+
+def first_line(problem: BaseException) -> str:
+    """Return the first line of what an exception of somebody else's says, or its kind where it says none."""
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0]

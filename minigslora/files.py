@@ -1,21 +1,18 @@
-"""Files are written whole or not at all; weights are safetensors, and pickles are refused code."""
+"""Files are written whole or not at all; weights are safetensors, with notes in the header."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import datetime
 import errno
 import hashlib
 import json
 import os
-import pickle
 import platform
-import re
 import secrets
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from minigslora.errors import ConfigError, DataError, ModelError, OutputError
-from minigslora.formats import cut_short, safetensors_problem, weight_format
+from minigslora.errors import ConfigError, DataError, OutputError
+from minigslora.formats import load_pickle, safetensors_problem, weight_format, with_classes
 
 
 def data_root() -> Path:
@@ -57,8 +54,7 @@ UNFINISHED = ".part"
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it replaces ``path`` only if all went well.
 
-    Raises:
-        OutputError: where the folder cannot be made or written, or the disk is full.
+    What cannot be written is an :class:`OutputError`.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +74,7 @@ def written_whole(path: Path) -> Iterator[Path]:
 
 
 def require_writable(folder: Path) -> None:
-    """Make ``folder`` and raise an :class:`OutputError` if nothing can be written there.
-
-    Called before long work whose results go there.
-    """
+    """Make ``folder``, before long work; an :class:`OutputError` if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -98,9 +91,9 @@ def require_new(target: Path) -> None:
 
 def unwritable(folder: Path) -> str:
     """Return why nothing could be written below ``folder``, which is not made; "" where it could."""
-    there = next(f for f in (folder, *folder.parents) if f.exists())
+    existing = next(f for f in (folder, *folder.parents) if f.exists())
     try:
-        with tempfile.TemporaryFile(dir=there):
+        with tempfile.TemporaryFile(dir=existing):
             return ""
     except OSError as problem:
         return problem.strerror or str(problem)
@@ -111,13 +104,7 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keep other processes out of ``folder``, which is made where it is missing.
 
     The lock goes with the process that holds it, however that ends; what it left half written is removed.
-
-    Args:
-        folder: whose files are written.
-        wait: whether to wait for who is there; otherwise that is an error.
-
-    Raises:
-        OutputError: where another process is there, naming it; or where nothing can be written.
+    Where another process is there, ``wait`` for it; otherwise it is named by an :class:`OutputError`.
     """
     require_writable(folder)
     lock, holder = FileLock(folder / ".lock"), folder / ".holder"  # a locked file can't be read on Windows
@@ -169,11 +156,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file without surrounding blanks; empty ones are left out.
-
-    Raises:
-        DataError: where there is no such file, it is no text, or nothing is in it.
-    """
+    """Return the lines of a text file without surrounding blanks; empty ones are left out."""
     if (path := path.expanduser()).exists() and not path.is_file():  # a device may never end
         raise DataError(f"{path} is no file; write one name a line into one")
     try:
@@ -195,9 +178,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     plain: dict[str, Tensor] = {}
     places = set[int]()
     for name, t in tensors.items():
-        own = t.detach().cpu().contiguous()
+        values = t.detach().cpu().contiguous()
         # The format refuses tied weights; each name gets a copy, as a strict load asks for all names.
-        plain[name] = own.clone() if (place := own.untyped_storage().data_ptr()) in places else own
+        plain[name] = values.clone() if (place := values.untyped_storage().data_ptr()) in places else values
         places.add(place)
     header = {key: _header_text(value) for key, value in notes.items()}
     with written_whole(path) as temporary:
@@ -231,14 +214,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ModelError: where the file is missing, is no weight file, or carries code.
     """
     if weight_format(path) == "torch":
-        return _load_pickle(path)
+        return load_pickle(path)
     try:
         with safe_open(path, framework="pt") as file:
             notes = {k: _json_or_text(v) for k, v in (file.metadata() or {}).items()}
             tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as problem:
         raise safetensors_problem(path, str(problem)) from problem
-    return tensors, _with_classes(notes, notes, path)
+    return tensors, with_classes(notes, notes, path)
 
 
 def _header_text(value: Any) -> str:
@@ -254,125 +237,10 @@ def _json_or_text(value: str) -> Any:
         return value
 
 
-_HARMLESS: tuple[Any, ...] = (
-    argparse.Namespace,  # the training script's own arguments
-    *((PurePosixPath, f"{module}.PosixPath") for module in ("pathlib", "pathlib._local")),
-    *((PureWindowsPath, f"{module}.WindowsPath") for module in ("pathlib", "pathlib._local")),
-)
-"""Types beside tensors that a pickle may hold: making one does nothing, whatever it is made from."""
-
-
-def _load_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    try:
-        # An open file, since torch goes by the ending of a path.
-        with path.open("rb") as file, torch.serialization.safe_globals(list(_HARMLESS)):
-            loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (EOFError, IndexError, pickle.UnpicklingError) as problem:
-        found = re.search(r"GLOBAL ([\w.]+)", str(problem))
-        ended = isinstance(problem, EOFError | IndexError) or "truncated" in str(problem)
-        if found is None and ended:
-            raise cut_short(path) from problem
-        what = f"it holds {found[1]}" if found else "it is not a plain file of tensors"
-        raise ModelError(
-            f"{path} was refused: {what} (a pickle can carry code, which is never run here). Save the state "
-            "dict with safetensors and give that file"
-        ) from problem
-    except Exception as problem:  # bytes that are no pickle fail in many ways
-        if "unexpected EOF" in str(problem):
-            raise cut_short(path) from problem
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise ModelError(
-            f"{path} was refused: it is damaged, or not a plain file of tensors ({reason}); a pickle can "
-            "carry code, which is never run here. Get it again, or save the state dict with safetensors"
-        ) from problem
-    state, taken = unwrapped(loaded)
-    if not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path} holds no state dict; expected tensors by parameter name")
-    average = any(place in _AVERAGES for place in taken.split("."))
-    notes = {"taken": f"the moving average, {taken!r},"} if average else {}
-    return {str(k): v for k, v in state.items()}, _with_classes(notes, loaded, path)
-
-
-# --- how training scripts keep a model --------------------------------------------------------------
-
-_AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model")
-_WRAPPERS = (*_AVERAGES, "state_dict", "model_state_dict", "model_state", "model", "net", "weights")
-"""Where a training script's file has the weights; the moving average, which timm evaluates, first."""
-
-_PREFIX = re.compile(r"(?:module|_orig_mod|model|backbone|net|network)\.")
-"""What wrappers put before a parameter's name: data parallelism, torch.compile, a class around the model."""
-
-
-def unwrapped(value: Any) -> tuple[Mapping[str, Any], str]:
-    """Return the state dict inside what a training script saves, and where in it that was ("" for whole)."""
-    places: list[str] = []
-    while isinstance(value, Mapping):
-        inner = next((k for k in _WRAPPERS if isinstance(value.get(k), Mapping) and value[k]), None)
-        if inner is None:
-            return value, ".".join(places)
-        value = value[inner]
-        places.append(inner)
-    return {}, ""
-
-
-def plain_names(state: Mapping[str, Any], wanted: Iterable[str] = ()) -> Mapping[str, Any]:
-    """Return a state dict without the prefixes of wrappers, as far as the names ``wanted`` ask for.
-
-    Without ``wanted``, all prefixes are taken off. Where two names would become one, none is changed.
-    """
-    names, found = set(wanted), state
-    while not (names and names <= found.keys()):
-        less = {_PREFIX.sub("", k, count=1) if _PREFIX.match(k) else k: v for k, v in found.items()}
-        if less.keys() == found.keys() or len(less) < len(found):
-            break
-        found = less
-    if names and len(names & found.keys()) <= len(names & state.keys()):
-        return state
-    return {k: v for k, v in found.items() if k != "n_averaged" or k in names}  # torch's AveragedModel counts
-
-
-def _with_classes(notes: dict[str, Any], beside: Any, path: Path) -> dict[str, Any]:
-    """Return notes with the classes that a file names, in the head's order, as ``classes``."""
-    found = {k: v for k, v in notes.items() if k != "classes"}
-    places = [beside] if isinstance(beside, Mapping) else []
-    places += [vars(v) if isinstance(v, argparse.Namespace) else v for p in places for v in p.values()]
-    for place in (p for p in places if isinstance(p, Mapping)):
-        for key in ("class_to_idx", "idx_to_class", "classes", "class_names", "label_names"):
-            if names := _class_names(place.get(key), f"{key} in {path}"):
-                return {**found, "classes": names}
-    return found
-
-
-def _class_names(value: Any, what: str) -> tuple[str, ...]:
-    """Return classes from a list of names, or from names numbered 0, 1, …; () where it is neither."""
-    if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-        names = list(value)
-    elif isinstance(value, Mapping) and value:
-        pairs = list(value.items())
-        if all(isinstance(k, str) and type(v) is int for k, v in pairs):
-            pairs = [(v, k) for k, v in pairs]
-        elif not all(str(k).isdecimal() and isinstance(v, str) for k, v in pairs):
-            return ()
-        numbered = {int(k): v for k, v in pairs}
-        if sorted(numbered) != list(range(len(pairs))):
-            raise ModelError(
-                f"{what} does not number its {len(pairs)} classes 0 to {len(pairs) - 1}, each once"
-            )
-        names = [numbered[row] for row in range(len(pairs))]
-    else:
-        return ()
-    if len(set(names)) < len(names):
-        raise ModelError(f"{what} names a class twice; name each row of the head once")
-    return tuple(names)
-
-
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of(tensors: Mapping[str, Tensor]) -> str:

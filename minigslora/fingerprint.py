@@ -1,4 +1,4 @@
-"""Fingerprints of what determines a run's numbers: files, folders of data, the library itself.
+"""Fingerprints of what determines a run's numbers: files, folders of data, models, the library itself.
 
 A run may stand for another only where all of them are equal. Each is a short text, to be written down.
 """
@@ -10,9 +10,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from torch import nn
+
 from minigslora import __version__
 from minigslora.errors import DataError
-from minigslora.files import sha256, shipped_root
+from minigslora.files import sha256, sha256_of, shipped_root
+from minigslora.lora import Adapter, LoRALinear, adapter_names, adapter_state, unwrapped_state
 
 LENGTH = 16
 """Hexadecimal digits of a fingerprint."""
@@ -61,8 +64,33 @@ def _files(folder: Path, above: tuple[Path, ...], prefix: str = "") -> Iterator[
                 if inside not in above:  # a link to a folder around it has no end
                     yield from _files(Path(entry.path), (*above, inside), f"{prefix}{entry.name}/")
             elif entry.is_file():
-                found = entry.stat()
-                yield f"{prefix}{entry.name}", found.st_size, found.st_mtime_ns
+                facts = entry.stat()
+                yield f"{prefix}{entry.name}", facts.st_size, facts.st_mtime_ns
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's own weights: names, types, shapes, bytes; adapters left out."""
+    return sha256_of(unwrapped_state(model))
+
+
+def adapters_hash(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's adapters, oldest first; "" where it has none."""
+    return sha256_of(adapter_state(model)) if adapter_names(model) else ""
+
+
+def structure_hash(model: nn.Module) -> str:
+    """Return a hash of what a model computes besides its weights: its modules' types and their numbers.
+
+    Equal weights under another activation, or split over more heads, are another model.
+    """
+    said = ("num_heads", "eps", "scale", "margin", "p", "stride", "padding", "window_size", "shift_size")
+    lines = [
+        f"{name.replace('.base', '')} {type(module).__name__} "
+        f"{[(key, repr(vars(module)[key])) for key in said if key in vars(module)]}"
+        for name, module in model.named_modules()
+        if not isinstance(module, LoRALinear | Adapter | nn.ModuleDict)
+    ]
+    return fingerprint_of("\n".join(lines))
 
 
 def library_fingerprint() -> str:

@@ -11,11 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from minigslora import ledger
 from minigslora.class_order import in_heads_order
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet
-from minigslora.erasure import Erasure, forget, input_size
+from minigslora.erasure import Erasure, forget
 from minigslora.errors import ConfigError
 from minigslora.files import (
     alone_in,
@@ -85,7 +84,7 @@ def own_model(
         if given := [key for key, value in options.items() if value]:
             raise ConfigError(f"--{given[0]} goes with --model NAME; {weights.name} brings its own")
         model, card = checkpoint.load(weights, "name it (--model NAME)")
-        data = registry.load(data_name, input_size(model), watch)
+        data = registry.load(data_name, checkpoint.input_size(model), watch)
         return model, in_heads_order(data, order, card.classes, weights.name)
     if image_size is not None and arguments.setdefault("img_size", image_size) != image_size:
         raise ConfigError(
@@ -97,9 +96,8 @@ def own_model(
         print(f"{notes['taken']} of {weights.name} is taken", file=sys.stderr)
     data = registry.load(data_name, own.image_size, watch)
     data = in_heads_order(data, order, notes.get("classes", ()), weights.name)
-    model = checkpoint.with_weights(checkpoint.for_classes(own, data.classes), tensors, str(weights))
-    ledger.put(model, ledger.read(notes, str(weights)))
-    return model, data
+    card = checkpoint.for_classes(own, data.classes)
+    return checkpoint.with_weights(card, tensors, str(weights), notes), data
 
 
 def erase(

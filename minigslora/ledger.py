@@ -13,9 +13,7 @@ from torch import nn
 
 from minigslora.config import from_mapping
 from minigslora.errors import MiniGSLoRAError, ModelError
-from minigslora.files import sha256_of
-from minigslora.fingerprint import fingerprint_of
-from minigslora.lora import Adapter, LoRALinear, adapter_names, adapter_state, folded_names, unwrapped_state
+from minigslora.lora import adapter_names, folded_names
 
 KEY = "ledger"
 """The key of a file's header under which its ledger stands."""
@@ -35,7 +33,7 @@ class Entry:
         method: how it was done.
         recipe: "corrected" or "released".
         version: of this library.
-        weights: :func:`weights_hash` of the model that the request's call began with.
+        weights: :func:`~minigslora.fingerprint.weights_hash` of the model that the request's call began with.
         date: when it was served, as YYYY-MM-DD in UTC.
     """
 
@@ -107,28 +105,3 @@ def today() -> str:
     now = datetime.datetime.now(datetime.UTC)
     moment = datetime.datetime.fromtimestamp(int(given), datetime.UTC) if given.isdecimal() else now
     return moment.date().isoformat()
-
-
-def weights_hash(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's own weights: names, types, shapes, bytes; adapters left out."""
-    return sha256_of(unwrapped_state(model))
-
-
-def adapters_hash(model: nn.Module) -> str:
-    """Return the SHA-256 of a model's adapters, oldest first; "" where it has none."""
-    return sha256_of(adapter_state(model)) if adapter_names(model) else ""
-
-
-def structure_hash(model: nn.Module) -> str:
-    """Return a hash of what a model computes besides its weights: its modules' types and their numbers.
-
-    Equal weights under another activation, or split over more heads, are another model.
-    """
-    said = ("num_heads", "eps", "scale", "margin", "p", "stride", "padding", "window_size", "shift_size")
-    lines = [
-        f"{name.replace('.base', '')} {type(module).__name__} "
-        f"{[(key, repr(vars(module)[key])) for key in said if key in vars(module)]}"
-        for name, module in model.named_modules()
-        if not isinstance(module, LoRALinear | Adapter | nn.ModuleDict)
-    ]
-    return fingerprint_of("\n".join(lines))

@@ -9,7 +9,7 @@ last adapter away gives back the previous model bit for bit, and taking all away
 There is no merged state; :func:`fold` makes a dense copy for inference instead.
 
 Source: Hu et al., "LoRA", arXiv 2106.09685; placement on the FFNs: arXiv 2403.11530, section 3.2.
-This module knows nothing of forgetting.
+This module knows nothing of forgetting; :mod:`minigslora.blocks` finds the layers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,10 +25,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minigslora.blocks import Targets as Targets
+from minigslora.blocks import Wrapper, parent_of
+from minigslora.blocks import find_blocks as find_blocks
+from minigslora.blocks import find_linears as find_linears
 from minigslora.errors import ModelError
-
-Targets = Literal["ffn", "attention", "ffn+attention"] | Sequence[str] | Callable[[str, nn.Linear], bool]
-"""Which linear layers are wrapped: a part of every block, a list of module names, or a predicate."""
 
 Grouping = Literal["block", "module", "matrix"]
 """What is kept or removed together: all adapters of a block, one (A, B) pair, or one matrix."""
@@ -61,12 +61,7 @@ class Adapter(nn.Module):
         return self.scale * (self.B @ self.A)
 
     def added_to(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return y + s·B(A x), the sum inside B's product.
-
-        Args:
-            y: (..., out_features).
-            x: (..., in_features), in autocast's type where that is on.
-        """
+        """Return y + s·B(A x), the sum inside B's product; y is (..., out_features), x (..., in_features)."""
         if torch.is_autocast_enabled(x.device.type) or x.dtype == y.dtype == self.A.dtype:
             low = F.linear(x, self.A).reshape(-1, len(self.A))
             return torch.addmm(y.reshape(-1, len(self.B)), low, self.B.T, alpha=self.scale).view(y.shape)
@@ -86,21 +81,24 @@ class WeightReadError(ModelError, AttributeError):
     """The model reads a wrapped layer's weight itself, so that its adapters could not act."""
 
 
-class LoRALinear(nn.Module):
+class LoRALinear(Wrapper):
     """A linear layer with a stack of named adapters beside it (equation 2.1).
 
     It has no ``weight`` on purpose: code that would read the weight and so skip the adapters fails
     loudly instead.
+
+    Attributes:
+        base: the layer itself, which is only read.
+        adapters: by name, oldest first.
+        silent: the names of those that do not act at the moment.
     """
 
-    base: nn.Linear
-    adapters: nn.ModuleDict
+    adapters: MutableMapping[str, Adapter]
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
-        self.adapters = nn.ModuleDict()
-        self.bypass = False
+        self.adapters = nn.ModuleDict()  # type: ignore[assignment]
         self.silent: frozenset[str] = frozenset()
 
     def __getattr__(self, name: str) -> Any:
@@ -131,28 +129,20 @@ class LoRALinear(nn.Module):
             )
 
     def add(
-        self,
-        name: str,
-        rank: int,
-        scale: float | None = None,
-        generator: torch.Generator | None = None,
+        self, name: str, rank: int, scale: float | None = None, generator: torch.Generator | None = None
     ) -> Adapter:
         """Attach a fresh adapter on top of the stack; ``scale`` defaults to 1 / rank (alpha = 1)."""
         self.check(name, rank)
-        adapter = Adapter(self.base, rank, 1.0 / rank if scale is None else scale, generator)
-        self.adapters[name] = adapter
-        return adapter
+        self.adapters[name] = Adapter(self.base, rank, 1.0 / rank if scale is None else scale, generator)
+        return self.adapters[name]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return y of shape (..., out_features) for x of shape (..., in_features)."""
-        if not self.adapters or self.bypass:
-            y: Tensor = self.base(x)
-            return y
-        x = cast_once(x)
-        y = self.base(x)
-        for name, adapter in self.adapters.items():
-            assert isinstance(adapter, Adapter)
-            y = y if name in self.silent else adapter.added_to(y, x)
+        acting = [adapter for name, adapter in self.adapters.items() if name not in self.silent]
+        x = cast_once(x) if acting else x
+        y: Tensor = self.base(x)
+        for adapter in acting:
+            y = adapter.added_to(y, x)
         return y
 
     def folded(self) -> nn.Linear:
@@ -160,7 +150,6 @@ class LoRALinear(nn.Module):
         dense = copy.deepcopy(self.base)
         with torch.no_grad():
             for adapter in self.adapters.values():
-                assert isinstance(adapter, Adapter)
                 dense.weight += adapter.delta().to(dense.weight.dtype)
         return dense
 
@@ -169,182 +158,7 @@ class LoRALinear(nn.Module):
         return f"adapters={list(self.adapters)}"
 
 
-# --- finding the layers ---------------------------------------------------------------------------
-
-
-DETR = "transformers.models.deformable_detr.modeling_deformable_detr"
-"""Where Deformable DETR's types are; where it was not imported, no model has them."""
-
-
-def _ffn_types() -> tuple[type[nn.Module], ...]:
-    import timm.layers as layers
-    from torchvision.ops.misc import MLP
-
-    names = ("Mlp", "GluMlp", "SwiGLU", "SwiGLUPacked", "GatedMlp", "GlobalResponseNormMlp")
-    found = [getattr(layers, name, None) for name in names]
-    found.append(getattr(sys.modules.get(DETR), "DeformableDetrMLP", None))
-    return (MLP, *(t for t in found if isinstance(t, type)))
-
-
-def _attention_types() -> tuple[type[nn.Module], ...]:
-    import timm.layers as layers
-    from timm import models
-
-    kinds = ("vision_transformer", "vision_transformer_relpos", "beit", "eva")
-    swins = ("swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr")
-    places = (layers, *(getattr(models, name, None) for name in kinds + swins))
-    names = ("Attention", "AttentionRope", "EvaAttention", "WindowAttention")
-    relative = ("WindowMultiHeadAttention", "RelPosAttention")
-    found = {getattr(place, name, None) for place in places for name in names + relative}
-    detr = ("DeformableDetrSelfAttention", "DeformableDetrMultiscaleDeformableAttention")
-    found |= {getattr(sys.modules.get(DETR), name, None) for name in detr}
-    return (nn.MultiheadAttention, *(t for t in found if isinstance(t, type)))
-
-
-def _parents(name: str) -> Iterator[str]:
-    while name:
-        name = name.rpartition(".")[0]
-        yield name
-
-
-def find_blocks(model: nn.Module) -> dict[str, str]:
-    """Map each linear layer of a Transformer block to the block's name.
-
-    A block is the smallest module that holds both an attention and a feed-forward network, both
-    found by type (timm's, torchvision's, torch's own, and transformers' Deformable DETR's). Where there
-    is none (an attention of an unknown type), it is the module that holds the layer's own attention or
-    feed-forward network.
-    Layers in neither are not listed.
-    """
-    attention, ffn = _in_attention(model), _in_ffn(model)
-    holds_attention = {parent for name in attention.values() for parent in _parents(name)}
-    holds_ffn = {parent for name in ffn.values() for parent in _parents(name)}
-    both = holds_attention & holds_ffn
-    blocks = both - {parent for name in both for parent in _parents(name)}
-    found = {}
-    for name, home in (attention | ffn).items():
-        own = (parent for parent in _parents(name) if parent in blocks)
-        found[name] = next(own, home.rpartition(".")[0])
-    return {name: found[name] for name, _ in _linears(model) if name in found}
-
-
-def find_linears(model: nn.Module, targets: Targets = "ffn") -> list[str]:
-    """Return the names of the linear layers that ``targets`` selects, in the model's order.
-
-    Raises:
-        ModelError: where nothing is selected, a name is not a linear layer, or a layer is shared.
-    """
-    if isinstance(model, nn.Linear):
-        raise ModelError("the model is itself one linear layer; wrap it: nn.Sequential(model)")
-    linears = dict(_linears(model))
-    if isinstance(targets, str):
-        wanted = {"ffn": _in_ffn, "attention": _in_attention}
-        kinds = targets.split("+")
-        if unknown := [kind for kind in kinds if kind not in wanted]:
-            raise ModelError(
-                f"unknown LoRA target {unknown[0]!r}; expected 'ffn', 'attention', 'ffn+attention', "
-                "a list of module names or a predicate"
-            )
-        inside = {n for kind in kinds for n in wanted[kind](model)}
-        chosen = [name for name in linears if name in inside]
-    elif callable(targets):
-        chosen = [name for name, layer in linears.items() if targets(name, layer)]
-    else:
-        if missing := [name for name in targets if name not in linears]:
-            raise ModelError(
-                f"{missing[0]!r} is not a linear layer of this {type(model).__name__}; "
-                f"its linear layers are {_shorten(list(linears))}"
-            )
-        chosen = list(targets)
-    if not chosen:
-        raise ModelError(
-            f"this {type(model).__name__} has no linear layer selected by targets={targets!r}; "
-            + _instead(model, list(linears))
-        )
-    _refuse_shared(model, chosen)
-    return chosen
-
-
-def _instead(model: nn.Module, linears: list[str]) -> str:
-    """Say what to do where no layer was selected; a classifier is not among what to name."""
-    getter = getattr(model, "get_classifier", None)
-    head = getter() if callable(getter) else None
-    inside = set(head.modules()) if isinstance(head, nn.Module) else set()
-    inner = [name for name in linears if model.get_submodule(name) not in inside]
-    if inner and (inside or len(linears) > 1):
-        return f"name the layers yourself, from: {_shorten(inner)}"
-    only = f"its only linear layer is the classifier {linears[0]!r}" if linears else "it has none at all"
-    return (
-        f"{only}, and an adapter there leaves what the network sees as it is. Give a vision transformer, or "
-        "choose a method that trains the weights themselves"
-    )
-
-
-def _linears(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, LoRALinear):
-            yield name, module.base
-        elif isinstance(module, nn.Linear) and not isinstance(_parent(model, name), LoRALinear):
-            yield name, module
-
-
-def _position_types() -> tuple[type[nn.Module], ...]:
-    import timm.layers as layers
-
-    found = (getattr(layers, name, None) for name in ("RelPosMlp", "RelPosBias"))
-    return tuple(t for t in found if isinstance(t, type))
-
-
-def _in_attention(model: nn.Module) -> dict[str, str]:
-    """Map the linear layers of attentions to their attention: those of its own.
-
-    What lies deeper in it, such as a small network for relative positions, does nothing to the tokens.
-    """
-    homes = {n for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, _attention_types())}
-    return {name: home for name, _ in _linears(model) if (home := name.rpartition(".")[0]) in homes}
-
-
-def _in_ffn(model: nn.Module) -> dict[str, str]:
-    """Map the linear layers of blocks' feed-forward networks to their network.
-
-    A network inside an attention, or for its relative positions, is none.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    aside = (*_attention_types(), *_position_types())
-    homes = [
-        name
-        for name, module in modules.items()
-        if isinstance(module, _ffn_types())
-        and not any(isinstance(modules[up], aside) for up in _parents(name))
-    ]
-    return {name: home for home in homes for name, _ in _linears(model) if name.startswith(home + ".")}
-
-
-def _refuse_shared(model: nn.Module, chosen: Sequence[str]) -> None:
-    first_name: dict[int, str] = {}
-    for name, layer in _linears(model):
-        other = first_name.setdefault(id(layer.weight), name)
-        if other != name and (name in chosen or other in chosen):
-            raise ModelError(
-                f"{name!r} and {other!r} share one weight; an adapter on one would not act on the "
-                "other. Untie them, or leave both out with an explicit list of module names"
-            )
-
-
-def _shorten(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
-
-
-def _parent(model: nn.Module, name: str) -> nn.Module:
-    return model.get_submodule(name.rpartition(".")[0])
-
-
 # --- the life of a stack of adapters ----------------------------------------------------------------
-
-
-def wrapped(model: nn.Module) -> dict[str, LoRALinear]:
-    """Return the wrapped layers of ``model`` by name, in the model's order."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
 
 
 def inject(model: nn.Module, targets: Targets = "ffn") -> list[str]:
@@ -358,25 +172,28 @@ def inject(model: nn.Module, targets: Targets = "ffn") -> list[str]:
     """
     chosen = find_linears(model, targets)
     if not hasattr(model, _FLAGS):
-        flags = {name: p.requires_grad for name, p in model.named_parameters()}
-        object.__setattr__(model, _FLAGS, flags)
+        object.__setattr__(model, _FLAGS, {name: p.requires_grad for name, p in model.named_parameters()})
         model.requires_grad_(False)
     for name in chosen:
         layer = model.get_submodule(name)
         if isinstance(layer, nn.Linear):
-            setattr(_parent(model, name), name.rpartition(".")[2], LoRALinear(layer))
+            _put(model, name, LoRALinear(layer))
     return chosen
 
 
 def remove(model: nn.Module) -> None:
     """Unwrap every layer in place: the model before :func:`inject`, bit for bit, flags included."""
     for name, layer in wrapped(model).items():
-        setattr(_parent(model, name), name.rpartition(".")[2], layer.base)
+        _put(model, name, layer.base)
     flags = getattr(model, _FLAGS, {})
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(flags.get(name, parameter.requires_grad))
     if hasattr(model, _FLAGS):
         object.__delattr__(model, _FLAGS)
+
+
+def _put(model: nn.Module, name: str, layer: nn.Module) -> None:
+    setattr(parent_of(model, name), name.rpartition(".")[2], layer)
 
 
 def attach(
@@ -409,11 +226,6 @@ def attach(
         layer.add(name, rank, scale, generator)
 
 
-def adapter_names(model: nn.Module) -> list[str]:
-    """Return the names of the attached adapters, oldest first."""
-    return list(dict.fromkeys(n for layer in wrapped(model).values() for n in layer.adapters))
-
-
 def freeze(model: nn.Module, name: str) -> None:
     """Stop training the adapter called ``name``; it goes on acting."""
     for _, adapter in adapters(model, name):
@@ -426,10 +238,9 @@ def revoke(model: nn.Module, name: str) -> None:
     Revoking the last one attached gives back the previous model bit for bit; revoking one from the
     middle removes exactly its weights, but those after it were trained in its presence.
     """
-    for layer_name, _ in list(adapters(model, name)):
-        layer = model.get_submodule(layer_name)
-        assert isinstance(layer, LoRALinear)
-        del layer.adapters[name]
+    layers = wrapped(model)
+    for layer, _ in adapters(model, name):
+        del layers[layer].adapters[name]
 
 
 @contextlib.contextmanager
@@ -440,12 +251,12 @@ def bypassed(model: nn.Module, *names: str) -> Iterator[None]:
     """
     layers = wrapped(model).values()
     for layer in layers:
-        layer.bypass, layer.silent = not names, frozenset(names)
+        layer.silent = frozenset(names or layer.adapters)
     try:
         yield
     finally:
         for layer in layers:
-            layer.bypass, layer.silent = False, frozenset()
+            layer.silent = frozenset()
 
 
 @contextlib.contextmanager
@@ -469,41 +280,18 @@ def fold(model: nn.Module) -> nn.Module:
     """
     dense, names = copy.deepcopy(model), adapter_names(model)
     for name, layer in wrapped(dense).items():
-        setattr(_parent(dense, name), name.rpartition(".")[2], layer.folded())
+        _put(dense, name, layer.folded())
     remove(dense)
     object.__setattr__(dense, _FOLDED, (*folded_names(model), *names))
     return dense
 
 
-def folded_names(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the adapters that :func:`fold` put into the weights of ``model``."""
-    names: tuple[str, ...] = getattr(model, _FOLDED, ())
-    return names
+# --- what a model carries ---------------------------------------------------------------------------
 
 
-def unwrapped_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the model's own weights under the names they had before :func:`inject`, adapters left out."""
-    plain, layers = {}, wrapped(model)
-    for key, value in model.state_dict().items():
-        home = next((name for name in layers if key.startswith(f"{name}.")), None)
-        if home is None:
-            plain[key] = value
-        elif (rest := key.removeprefix(f"{home}.")).startswith("base."):
-            plain[f"{home}.{rest.removeprefix('base.')}"] = value
-    return plain
-
-
-def adapters(model: nn.Module, name: str) -> list[tuple[str, Adapter]]:
-    """Return (layer name, adapter) for each layer that carries the adapter called ``name``."""
-    found = []
-    for layer_name, layer in _require_wrapped(model).items():
-        if name in layer.adapters:
-            adapter = layer.adapters[name]
-            assert isinstance(adapter, Adapter)
-            found.append((layer_name, adapter))
-    if not found:
-        raise ModelError(f"no adapter is called {name!r}; attached: {adapter_names(model) or 'none'}")
-    return found
+def wrapped(model: nn.Module) -> dict[str, LoRALinear]:
+    """Return the wrapped layers of ``model`` by name, in the model's order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
 
 
 def _require_wrapped(model: nn.Module) -> dict[str, LoRALinear]:
@@ -512,7 +300,28 @@ def _require_wrapped(model: nn.Module) -> dict[str, LoRALinear]:
     return layers
 
 
-# --- groups and files ---------------------------------------------------------------------------
+def adapter_names(model: nn.Module) -> list[str]:
+    """Return the names of the attached adapters, oldest first."""
+    return list(dict.fromkeys(n for layer in wrapped(model).values() for n in layer.adapters))
+
+
+def folded_names(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the adapters that :func:`fold` put into the weights of ``model``."""
+    names: tuple[str, ...] = getattr(model, _FOLDED, ())
+    return names
+
+
+def adapters(model: nn.Module, name: str) -> list[tuple[str, Adapter]]:
+    """Return (layer name, adapter) for each layer that carries the adapter called ``name``."""
+    layers = _require_wrapped(model).items()
+    if not (carriers := [(key, layer.adapters[name]) for key, layer in layers if name in layer.adapters]):
+        raise ModelError(f"no adapter is called {name!r}; attached: {adapter_names(model) or 'none'}")
+    return carriers
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that require gradients."""
+    return [p for p in model.parameters() if p.requires_grad]
 
 
 @dataclass(frozen=True)
@@ -549,27 +358,25 @@ def groups(model: nn.Module, name: str, by: Grouping = "block") -> list[Group]:
         by: "block" (all adapters of one Transformer block, the default), "module" (one (A, B)
             pair) or "matrix". A layer outside every block is a block of its own.
     """
-    found = adapters(model, name)
+    carriers = adapters(model, name)
     if by == "matrix":
         return [
             Group(f"{layer}.{side}", ((a.A, None) if side == "A" else (None, a.B),), a.scale)
-            for layer, a in found
+            for layer, a in carriers
             for side in "AB"
         ]
     if by not in ("block", "module"):
         raise ModelError(f"unknown grouping {by!r}; expected 'block', 'module' or 'matrix'")
     blocks = find_blocks(model) if by == "block" else {}
     gathered: dict[str, list[Adapter]] = {}
-    for layer, adapter in found:
+    for layer, adapter in carriers:
         gathered.setdefault(blocks.get(layer) or layer, []).append(adapter)
     return [
         Group(key, tuple((a.A, a.B) for a in members), members[0].scale) for key, members in gathered.items()
     ]
 
 
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that require gradients."""
-    return [p for p in model.parameters() if p.requires_grad]
+# --- states for files -------------------------------------------------------------------------------
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
@@ -599,8 +406,7 @@ def load_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         parts.setdefault((name, layer), {})[field] = value
     for (name, layer), part in parts.items():
         inject(model, [layer])
-        module = model.get_submodule(layer)
-        assert isinstance(module, LoRALinear)
+        module = wrapped(model)[layer]
         if part.keys() != {"A", "B", "scale"}:
             raise ModelError(f"the adapter {name!r} of {layer!r} lacks A, B or scale; the file is incomplete")
         expected = (module.base.in_features, module.base.out_features)
@@ -615,3 +421,15 @@ def load_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             adapter.A.copy_(part["A"])
             adapter.B.copy_(part["B"])
         adapter.requires_grad_(False)
+
+
+def unwrapped_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the model's own weights under the names they had before :func:`inject`, adapters left out."""
+    plain, layers = {}, wrapped(model)
+    for key, value in model.state_dict().items():
+        home = next((name for name in layers if key.startswith(f"{name}.")), None)
+        if home is None:
+            plain[key] = value
+        elif (rest := key.removeprefix(f"{home}.")).startswith("base."):
+            plain[f"{home}.{rest.removeprefix('base.')}"] = value
+    return plain

@@ -23,7 +23,6 @@ from minigslora.config import AtLeastOne, Count, NonNegative, Seed, Share, parse
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.device import Precision, device_name, pick_device, seeded, versions
-from minigslora.erasure import normalisation
 from minigslora.errors import ConfigError, DataError
 from minigslora.files import require_writable, sha256, write_json
 from minigslora.methods.base import Method, Step, Terms, Training
@@ -420,7 +419,7 @@ def _untrained(
     model = checkpoint.build(own)
     if recipe.start:
         start_from(model, recipe.start)
-    mean, std = normalisation(model)
+    mean, std = checkpoint.normalisation(model)
     return Classification(model, data, mean, std, device=device), own
 
 

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from minigslora.config import from_mapping
 from minigslora.errors import MiniGSLoRAError, OutputError
 from minigslora.files import alone_in, load_tensors, read_json, save_tensors, write_json, write_text
-from minigslora.fingerprint import library_fingerprint
-from minigslora.ledger import adapters_hash, structure_hash, today, weights_hash
+from minigslora.fingerprint import adapters_hash, library_fingerprint, structure_hash, weights_hash
+from minigslora.ledger import today
 from minigslora.lora import adapter_names, bypassed, remove, revoke, wrapped
 from minigslora.methods.base import Method
 from minigslora.metrics import with_h

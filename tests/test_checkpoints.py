@@ -25,7 +25,8 @@ from minigslora.cli import main
 from minigslora.datasets.rendered import mini_scenes
 from minigslora.erasure import forget
 from minigslora.errors import DataError, MiniGSLoRAError, ModelError
-from minigslora.files import load_tensors, plain_names, save_tensors
+from minigslora.files import load_tensors, save_tensors
+from minigslora.formats import plain_names
 from minigslora.models import checkpoint, fresh, pretrained
 from minigslora.models.detr import configured
 from minigslora.problems.classification import Classification

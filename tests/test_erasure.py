@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 import minigslora
 from minigslora import lora
-from minigslora.erasure import Erasure, as_requests, forget, input_size, normalisation
+from minigslora.erasure import Erasure, as_requests, forget
 from minigslora.errors import ConfigError, DataError, MiniGSLoRAError, ModelError
 from minigslora.methods.gslora import GSLoRA
 from minigslora.models import checkpoint
+from minigslora.models.checkpoint import input_size, normalisation
 from minigslora.reproduction import report
 from minigslora.reproduction.report import forgotten
 from minigslora.tasks import TaskReport

@@ -246,7 +246,7 @@ def test_olivetti_that_cannot_be_downloaded_says_what_to_do(tmp_path, monkeypatc
         raise URLError("no network")
 
     monkeypatch.setenv("MINIGSLORA_DATA", str(tmp_path))
-    monkeypatch.setattr(olivetti, "fetch_olivetti_faces", unreachable)
+    monkeypatch.setattr("sklearn.datasets.fetch_olivetti_faces", unreachable)
     with pytest.raises(
         DataError, match=r"no network.* put olivettifaces\.mat, as scikit-learn names it, into"
     ):

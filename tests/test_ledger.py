@@ -13,6 +13,7 @@ from minigslora import forget, ledger, lora
 from minigslora.cli import main
 from minigslora.errors import DataError, MiniGSLoRAError, ModelError, OutputError
 from minigslora.files import load_tensors, sha256
+from minigslora.fingerprint import weights_hash
 from minigslora.methods.gslora import GSLoRA
 from minigslora.models import checkpoint
 from minigslora.tasks import Plan
@@ -57,7 +58,7 @@ def carded(tmp_path, seed=0):
 
 def test_a_finalised_file_says_what_it_forgot(tmp_path):
     model = carded(tmp_path)
-    original = ledger.weights_hash(model)
+    original = weights_hash(model)
     done = forget(model, tiny.faces(), [["person-001"], ["person-002", "person-004"]], **QUICK)
     _, notes = load_tensors(done.finalize(tmp_path / "erased.safetensors"))
     first, second = ledger.read(notes, "erased.safetensors")
@@ -81,7 +82,7 @@ def test_the_next_request_on_a_finalised_file_knows_the_earlier_ones(tmp_path):
     second.finalize(tmp_path / "2.safetensors")
     entries = ledger.read(load_tensors(tmp_path / "2.safetensors")[1], "")
     assert [e.classes for e in entries] == [("person-001",), ("person-002",)]
-    assert entries[1].weights == ledger.weights_hash(once) != entries[0].weights == ledger.weights_hash(model)
+    assert entries[1].weights == weights_hash(once) != entries[0].weights == weights_hash(model)
     with pytest.raises(DataError, match="'person-001', which the model already forgot"):
         forget(checkpoint.load(tmp_path / "2.safetensors")[0], tiny.faces(), ["person-001"], **QUICK)
 
@@ -166,15 +167,15 @@ def test_the_same_erasure_gives_the_same_bytes(tmp_path, monkeypatch):
 
 def test_a_models_hash_is_of_its_own_weights_only():
     model = tiny.face_model()
-    before = ledger.weights_hash(model)
+    before = weights_hash(model)
     forget(model, tiny.faces(), ["person-001"], **QUICK)
-    assert ledger.weights_hash(model) == before
-    assert ledger.weights_hash(lora.fold(model)) != before
+    assert weights_hash(model) == before
+    assert weights_hash(lora.fold(model)) != before
     lora.remove(model)
-    assert ledger.weights_hash(model) == before
+    assert weights_hash(model) == before
     with torch.no_grad():
         next(model.parameters()).view(-1)[0] += 1e-3
-    assert ledger.weights_hash(model) != before
+    assert weights_hash(model) != before
 
 
 # --- revoking from the middle -------------------------------------------------------------------------

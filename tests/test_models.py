@@ -1,6 +1,7 @@
 """The face transformer, its heads, checkpoints, and what a problem asks of a model."""
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from minigslora.errors import ModelError
 from minigslora.files import save_tensors
 from minigslora.models import checkpoint
 from minigslora.models.heads import ArcFace, CosFace, CosineHead, margin_logits
-from minigslora.models.vit import MINI_FACE, FaceConfig, describe, face_transformer
+from minigslora.models.vit import MINI_FACE, FaceConfig, face_transformer
 from minigslora.problems.base import Batch, Problem
 from minigslora.problems.classification import Classification
 from minigslora.rng import Streams
@@ -78,7 +79,7 @@ def test_cosine_logits_are_float32_under_autocast():
 
 
 def face_card(**changes):
-    architecture = {"kind": "face", **describe(tiny.FACE), **changes}
+    architecture = {"kind": "face", **asdict(tiny.FACE), **changes}
     return checkpoint.Card(architecture, classes=tuple("abcdef"), image_size=48, notes={"seed": 0})
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from minigslora.errors import ConfigError, ModelError
 from minigslora.models import checkpoint
 from minigslora.models.heads import ArcFace, CosFace
 from minigslora.models.released import convert_official, import_official, load_official
-from minigslora.models.vit import FaceConfig, describe
+from minigslora.models.vit import FaceConfig
 
 IMAGE, PATCH, DIM, MLP, CLASSES, RANK = 16, 8, 128, 96, 7, 4
 QKV = "transformer.layers.1.0.fn.fn.to_qkv"
@@ -393,7 +394,7 @@ def test_files_become_checkpoints_of_this_library(tmp_path, ending):
     card = import_official(source, out, image_size=IMAGE)
     again, read = checkpoint.load(out)
     assert read == card
-    assert card.architecture == {"kind": "face", **describe(convert(state)[1])}
+    assert card.architecture == {"kind": "face", **asdict(convert(state)[1])}
     assert (card.image_size, card.mean, card.std) == (IMAGE, (0, 0, 0), (1, 1, 1))
     assert card.notes["file"] == source.name
     assert card.notes["lora"] == "4 layers: ignore"
@@ -407,7 +408,7 @@ def test_files_become_checkpoints_of_this_library(tmp_path, ending):
 
 
 def test_a_checkpoint_from_before_norm_eps_still_loads(tmp_path):
-    architecture = {"kind": "face", **describe(FaceConfig(image_size=16, dim=64, depth=1, heads=1, mlp=64))}
+    architecture = {"kind": "face", **asdict(FaceConfig(image_size=16, dim=64, depth=1, heads=1, mlp=64))}
     del architecture["norm_eps"]
     model = checkpoint.build(architecture)
     checkpoint.save(tmp_path / "m.safetensors", model, checkpoint.Card(architecture, image_size=16))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from urllib.error import URLError
 
 import torch
-from sklearn.datasets import fetch_olivetti_faces
 from torchvision.transforms.v2 import functional as tv
 
 from minigslora.datasets.images import DataSet, ImageSet
@@ -27,6 +26,8 @@ def load(image_size: int | None = None) -> DataSet:
     Raises:
         DataError: where they are not there and cannot be downloaded.
     """
+    from sklearn.datasets import fetch_olivetti_faces  # loads pandas, too
+
     root = data_root() / "olivetti"
     try:
         found = fetch_olivetti_faces(data_home=root, n_retries=1)

@@ -26,46 +26,47 @@ _Start = Annotated[float, Range(0, 100)]
 _LONGEST = 64
 """Entries of a list; timm's have one a stage."""
 
-
-def _each(kind: Any, names: str) -> dict[str, Any]:
-    return dict.fromkeys(names.split(), kind)
-
-
-TIMM: dict[str, Any] = {
-    **_each(Pixels | tuple[Pixels, ...], "img_size patch_size window_size"),
-    **_each(Depth | tuple[Depth, ...], "depth depths depth_token_only num_blocks stages serial_depths"),
-    **_each(Size | tuple[Size, ...], "embed_dim embed_dims dims num_heads heads head_dim key_dim"),
-    **_each(Size | tuple[Size, ...], "kernel_sizes base_dims stem_hidden_dim head_hidden_size num_kv_heads"),
-    **_each(_Count | tuple[_Count, ...], "reg_tokens num_reg_tokens window_ratio sr_ratios wss rel_pos_dim"),
-    **_each(_Ratio | tuple[_Ratio, ...], "mlp_ratio mlp_ratios mlp_ratio_token_only attn_ratio"),
-    **_each(Share, "drop_rate pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate"),
-    **_each(_Start, "init_values ls_init_value layer_scale layerscale_value head_init_scale norm_eps"),
-    **_each(
-        bool, "qkv_bias qkv_fused qk_norm proj_bias class_token no_embed_class pre_norm final_norm fc_norm"
+_KINDS: tuple[tuple[Any, str], ...] = (
+    (Pixels | tuple[Pixels, ...], "img_size patch_size window_size"),
+    (Depth | tuple[Depth, ...], "depth depths depth_token_only num_blocks stages serial_depths"),
+    (
+        Size | tuple[Size, ...],
+        "embed_dim embed_dims dims num_heads heads head_dim key_dim kernel_sizes base_dims stem_hidden_dim "
+        "head_hidden_size num_kv_heads",
     ),
-    **_each(
-        bool, "use_fc_norm scale_attn_norm scale_mlp_norm scale_attn_inner scale_mlp swiglu_mlp fix_init"
+    (_Count | tuple[_Count, ...], "reg_tokens num_reg_tokens window_ratio sr_ratios wss rel_pos_dim"),
+    (_Ratio | tuple[_Ratio, ...], "mlp_ratio mlp_ratios mlp_ratio_token_only attn_ratio"),
+    (Share, "drop_rate pos_drop_rate patch_drop_rate proj_drop_rate attn_drop_rate drop_path_rate"),
+    (_Start, "init_values ls_init_value layer_scale layerscale_value head_init_scale norm_eps"),
+    (
+        bool,
+        "qkv_bias qkv_fused qk_norm proj_bias class_token no_embed_class pre_norm final_norm fc_norm "
+        "use_fc_norm scale_attn_norm scale_mlp_norm scale_attn_inner scale_mlp swiglu_mlp fix_init "
+        "use_abs_pos_emb use_rel_pos_bias use_shared_rel_pos_bias shared_rel_pos use_rot_pos_emb "
+        "use_pos_embed use_post_norm use_pre_transformer_norm use_post_transformer_norm dynamic_img_size "
+        "dynamic_img_pad strict_img_size always_partition pool_include_prefix conv_mlp conv_bias use_grn "
+        "head_norm_first distilled linear use_conv tokens_norm",
     ),
-    **_each(bool, "use_abs_pos_emb use_rel_pos_bias use_shared_rel_pos_bias shared_rel_pos use_rot_pos_emb"),
-    **_each(bool, "use_pos_embed use_post_norm use_pre_transformer_norm use_post_transformer_norm"),
-    **_each(bool, "dynamic_img_size dynamic_img_pad strict_img_size always_partition pool_include_prefix"),
-    **_each(bool, "conv_mlp conv_bias use_grn head_norm_first distilled linear use_conv tokens_norm"),
-    "in_chans": Literal[3],
-    "pos_embed": Literal["", "none", "learn"],
-    "global_pool": Literal["", "avg", "avgmax", "max", "token", "map", "prr", "fast", "catavgmax"],
-    "norm_layer": Literal["layernorm", "layernorm2d", "rmsnorm", "batchnorm"],
-    "act_layer": Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu6", "silu", "swish", "hard_swish"],
-}
+    (Literal[3], "in_chans"),
+    (Literal["", "none", "learn"], "pos_embed"),
+    (Literal["", "avg", "avgmax", "max", "token", "map", "prr", "fast", "catavgmax"], "global_pool"),
+    (Literal["layernorm", "layernorm2d", "rmsnorm", "batchnorm"], "norm_layer"),
+    (
+        Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu6", "silu", "swish", "hard_swish"],
+        "act_layer",
+    ),
+)
+TIMM: dict[str, Any] = {name: kind for kind, names in _KINDS for name in names.split()}
 """The arguments of timm's models that may be given, and their types; which of them one takes, timm knows."""
 
 
 def checked(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a timm model with their values checked.
+    """Return the arguments of the timm model ``name`` with their values checked.
 
     Raises:
         ModelError: for a key that is not in :data:`TIMM`, or a value that is not of its type.
     """
-    found = {}
+    known = {}
     for key, value in arguments.items():
         if key not in TIMM:
             near = difflib.get_close_matches(str(key), TIMM, n=1)
@@ -78,10 +79,10 @@ def checked(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         try:
             if isinstance(value, list | tuple) and len(value) > _LONGEST:
                 raise ConfigError(f"{key} has {len(value)} entries; expected at most {_LONGEST}")
-            found[key] = parse_value(key, value, TIMM[key])
+            known[key] = parse_value(key, value, TIMM[key])
         except (ConfigError, TypeError, OverflowError) as problem:
             raise ModelError(f"{name}: {problem}") from None
-    return found
+    return known
 
 
 def check_timm_name(name: str) -> None:
@@ -90,7 +91,5 @@ def check_timm_name(name: str) -> None:
         return
     plain = str(name).partition(".")[0]  # without the tag of weights
     near = difflib.get_close_matches(plain, timm.list_models(), n=3, cutoff=0.75)
-    raise ModelError(
-        f"timm has no model {name!r}; "
-        + (f"did you mean {' or '.join(near)}?" if near else "timm.list_models('vit*') lists those it has")
-    )
+    hint = f"did you mean {' or '.join(near)}?" if near else "timm.list_models('vit*') lists those it has"
+    raise ModelError(f"timm has no model {name!r}; {hint}")

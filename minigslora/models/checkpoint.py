@@ -17,20 +17,17 @@ from torch import Tensor, nn
 
 from minigslora import ledger
 from minigslora.config import Range, from_mapping, parse_value
-from minigslora.errors import ConfigError, MiniGSLoRAError, ModelError
-from minigslora.files import load_tensors, plain_names, save_tensors, shipped_root
+from minigslora.errors import ConfigError, MiniGSLoRAError, ModelError, first_line
+from minigslora.files import load_tensors, save_tensors, shipped_root
+from minigslora.formats import plain_names
 from minigslora.models.architectures import Classes, check_timm_name, checked
-from minigslora.models.detr import DetectorConfig, configured, deformable_detr, from_file, is_detector
+from minigslora.models.heads import CosineHead
 from minigslora.models.vit import FaceConfig, face_transformer
 
 DETR_SIZE = 800
 """Height and width, in pixels, that images are given to a pre-trained Deformable DETR at."""
 
-SHIPPED: dict[str, str] = {
-    "mini-faces": "mini-faces.safetensors",
-    "mini-glyphs": "mini-glyphs.safetensors",
-    "mini-scenes": "mini-scenes.safetensors",
-}
+SHIPPED = {name: f"{name}.safetensors" for name in ("mini-faces", "mini-glyphs", "mini-scenes")}
 """The checkpoints that ship, by the data set they were pre-trained on."""
 
 
@@ -69,18 +66,14 @@ def set_card(model: nn.Module, card: Card) -> None:
     object.__setattr__(model, _CARD, card)
 
 
-def name_classes(model: nn.Module, classes: tuple[str, ...]) -> None:
+def name_classes(model: nn.Module, classes: Sequence[str]) -> None:
     """Keep a model's card true where its head was cut or restored: these are its classes now."""
     if (card := card_of(model)) is not None:
         set_card(model, for_classes(card, classes))
 
 
 def build(architecture: Mapping[str, Any]) -> nn.Module:
-    """Build a model with random weights from its description, every part of which is checked.
-
-    Raises:
-        ModelError: naming the key or the value that no description may have.
-    """
+    """Build a model with random weights from its description; a part that none may have is a ModelError."""
     if not isinstance(architecture, Mapping):
         raise ModelError(f"an architecture is described by names and values, not by {architecture!r}")
     values = dict(architecture)
@@ -90,10 +83,12 @@ def build(architecture: Mapping[str, Any]) -> nn.Module:
             return face_transformer(from_mapping(FaceConfig, values))
         if kind == "timm":
             return timm_model(values.pop("name"), values.pop("classes"), **values)
+        from minigslora.models import detr  # only now, as transformers' weight is a detector's
+
         if kind == "deformable-detr":
-            return deformable_detr(from_mapping(DetectorConfig, values))
+            return detr.deformable_detr(from_mapping(detr.DetectorConfig, values))
         if kind == "transformers":
-            return configured(values["config"], values.get("classes"))
+            return detr.configured(values["config"], values.get("classes"))
     except ConfigError as problem:
         raise ModelError(str(problem)) from problem
     except KeyError as problem:
@@ -119,17 +114,12 @@ def timm_model(name: str, classes: int, **arguments: Any) -> nn.Module:
         rows = parse_value("classes", classes, Classes)
         model: nn.Module = timm.create_model(name, num_classes=rows, **known)
     except Exception as problem:  # the constructors of a thousand models fail in many ways
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
-        raise ModelError(f"timm cannot build {name} with {known}: {reason}") from problem
+        raise ModelError(f"timm cannot build {name} with {known}: {first_line(problem)}") from problem
     return model
 
 
 def card_from(value: Any, where: str) -> Card:
-    """Return a card from what a file says.
-
-    Raises:
-        ModelError: naming what is wrong with it.
-    """
+    """Return a card from what a file says; what is wrong with it is a :class:`ModelError`."""
     try:
         if not isinstance(value, Mapping):
             raise ConfigError(f"it is {str(value)[:40]!r}, not names and values")
@@ -162,19 +152,35 @@ def timm_card(
         name: timm's.
         arguments: of its architecture, as :data:`~minigslora.models.architectures.TIMM` lists them.
         mean: of normalisation, where not timm's for the name.
-        std: of normalisation, likewise.
-
-    Raises:
-        ModelError: for a name timm does not have, or arguments its model does not take.
+        std: likewise.
     """
     architecture = {"kind": "timm", "name": name, "classes": 1, **arguments}
     with torch.device("meta"):
         outline = build(architecture)
-    data: dict[str, Any] = resolve_model_data_config(outline)
-    size = getattr(getattr(outline, "patch_embed", None), "img_size", None) or data["input_size"][-2:]
-    mean, std = mean or data["mean"], std or data["std"]
-    values = {"architecture": architecture, "mean": mean, "std": std, "image_size": int(size[0])}
-    return card_from(values, name)
+    own_mean, own_std = normalisation(outline)
+    values = {"architecture": architecture, "mean": mean or own_mean, "std": std or own_std}
+    return card_from({**values, "image_size": input_size(outline)}, name)
+
+
+def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and standard deviation a model expects of images in [0, 1].
+
+    A checkpoint's card says it; timm's models carry theirs; a face model takes pixels in [0, 1] as they
+    are.
+    """
+    if card := card_of(model):
+        return card.mean, card.std
+    getter = getattr(model, "get_classifier", None)
+    if callable(getter) and isinstance(getter(), CosineHead):
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    config = resolve_model_data_config(model)
+    return tuple(config["mean"]), tuple(config["std"])
+
+
+def input_size(model: nn.Module) -> int:
+    """Return the height and width of a model's input, in pixels."""
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
+    return int(size[0] if size else resolve_model_data_config(model)["input_size"][-1])
 
 
 def for_classes(card: Card, classes: Sequence[str]) -> Card:
@@ -191,8 +197,10 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
         raise ConfigError(f"std = {tuple(std)}; images are divided by it: expected more than 0")
 
 
-def with_weights(card: Card, tensors: Mapping[str, Tensor], where: str) -> nn.Module:
-    """Build the model that a card describes, with the weights of a file.
+def with_weights(
+    card: Card, tensors: Mapping[str, Tensor], where: str, notes: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Build the model that a card describes, with the weights of a file, and the ledger in its ``notes``.
 
     The weights are compared with the description before anything of its size is made.
 
@@ -201,24 +209,23 @@ def with_weights(card: Card, tensors: Mapping[str, Tensor], where: str) -> nn.Mo
     """
     with torch.device("meta"):
         outline = build(card.architecture)
-    tensors = plain_names(tensors, outline.state_dict())
-    if misfit := _misfit(outline, tensors, where, card.architecture):
-        raise ModelError(misfit)
+    weights = _fitting(outline, tensors, where, card.architecture)
     model = build(card.architecture)
-    load_weights(model, tensors, where)
+    model.load_state_dict(weights)
     set_card(model, card)
+    ledger.put(model, ledger.read(notes or {}, where))
     return model
 
 
-def save(path: Path, model: nn.Module, card: Card, half: bool = False) -> None:
-    """Write a plain model's weights, with its card in the header.
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load weights strictly; those that do not fit, or are no numbers, are a :class:`ModelError`."""
+    model.load_state_dict(_fitting(model, tensors, where))
 
-    Args:
-        path: the safetensors file.
-        model: the model.
-        card: what stands in the header.
-        half: store the parameters in half precision. After :func:`halve` nothing is lost by it: the
-            same weights are loaded, bit for bit.
+
+def save(path: Path, model: nn.Module, card: Card, half: bool = False) -> None:
+    """Write a plain model's weights as safetensors, with its card in the header.
+
+    ``half`` stores the parameters in half precision; after :func:`halve` nothing is lost by it.
     """
     tensors = model.state_dict()
     if half:
@@ -259,28 +266,26 @@ def load(path: Path, otherwise: str = SAY_IT) -> tuple[nn.Module, Card]:
     tensors, notes = load_tensors(path)
     if "card" in notes:
         card = card_from(notes["card"], str(path))
-        model = with_weights(card, tensors, str(path))
-        ledger.put(model, ledger.read(notes, str(path)))
-        return model, card
-    if is_detector(path.parent / "config.json"):
-        return _from_transformers(path, tensors)
+        return with_weights(card, tensors, str(path), notes), card
+    if (path.parent / "config.json").is_file():
+        from minigslora.models import detr
+
+        if detr.is_detector(path.parent / "config.json"):
+            model = detr.from_file(path, tensors)
+            set_card(model, card := _card_of_detector(model))
+            return model, card
     raise ModelError(f"{path} does not say its architecture; {otherwise}")
 
 
-def _from_transformers(path: Path, tensors: Mapping[str, Tensor]) -> tuple[nn.Module, Card]:
-    """Return a detector that transformers saved, and what its kind is normalised by."""
-    model = from_file(path, tensors)
-    config: Any = model.config
-    names = tuple(str(config.id2label[row]) for row in range(config.num_labels))
-    card = Card(
+def _card_of_detector(model: Any) -> Card:
+    config = model.config
+    return Card(
         architecture={"kind": "transformers", "config": json.loads(config.to_json_string(use_diff=False))},
-        classes=names,
+        classes=tuple(str(config.id2label[row]) for row in range(config.num_labels)),
         mean=tuple(IMAGENET_DEFAULT_MEAN),
         std=tuple(IMAGENET_DEFAULT_STD),
         image_size=DETR_SIZE,
     )
-    set_card(model, card)
-    return model, card
 
 
 def load_shipped(name: str) -> tuple[nn.Module, Card]:
@@ -288,19 +293,6 @@ def load_shipped(name: str) -> tuple[nn.Module, Card]:
     if name not in SHIPPED:
         raise ModelError(f"no checkpoint ships for {name!r}; shipped: {', '.join(SHIPPED)}")
     return load(shipped_root() / SHIPPED[name])
-
-
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Load weights strictly.
-
-    Raises:
-        ModelError: naming what is missing, unexpected or of another shape, or no numbers.
-    """
-    tensors = plain_names(tensors, model.state_dict())
-    if misfit := _misfit(model, tensors, where):
-        raise ModelError(misfit)
-    require_finite(tensors, where)
-    model.load_state_dict(dict(tensors))
 
 
 def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -323,10 +315,21 @@ def require_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 # --- why weights do not fit ---------------------------------------------------------------------------
 
 
-def _misfit(
+def _fitting(
     model: nn.Module, tensors: Mapping[str, Tensor], where: str, architecture: Mapping[str, Any] | None = None
+) -> dict[str, Tensor]:
+    """Return the weights under the model's names; where they do not fit, a ModelError says the cause."""
+    tensors = plain_names(tensors, model.state_dict())
+    if misfit := _misfit(model, tensors, where, architecture or {}):
+        raise ModelError(misfit)
+    require_finite(tensors, where)
+    return dict(tensors)
+
+
+def _misfit(
+    model: nn.Module, tensors: Mapping[str, Tensor], where: str, architecture: Mapping[str, Any]
 ) -> str:
-    """Say why weights do not fit a model, in the words of the cause; "" where they fit."""
+    """Say why weights do not fit a model; "" where they do."""
     own = model.state_dict()
     missing = [k for k in own if k not in tensors]
     unexpected = [k for k in tensors if k not in own]
@@ -342,7 +345,7 @@ def _misfit(
     if changed := [k for k in other if k in head and own[k].shape[1:] == tensors[k].shape[1:]]:
         causes += [_OTHER_HEAD.format(len(tensors[changed[0]]), len(own[changed[0]]))]
         other = [k for k in other if k not in changed]
-    if not (missing or unexpected) and other and architecture:
+    if not (missing or unexpected) and other:
         rest = {k: v.shape for k, v in tensors.items() if k not in head}
         if size := _size_that_fits(model, architecture, rest):
             causes += [_OTHER_SIZE.format(size)]
@@ -395,10 +398,10 @@ def _size_that_fits(
     for size in sorted({step * k for k in range(1, 65)} | {224, 256, 288, 320, 336, 384, 448, 512}):
         try:
             with torch.device("meta"):
-                own = build({**architecture, "img_size": size}).state_dict()
+                other = build({**architecture, "img_size": size}).state_dict()
         except ModelError:
             continue
-        if all(k in own and own[k].shape == shape for k, shape in shapes.items()):
+        if all(k in other and other[k].shape == shape for k, shape in shapes.items()):
             return size
     return None
 

@@ -12,6 +12,7 @@ detectors it is several times quicker to write A out, places and all, and multip
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,29 +25,13 @@ FEW = 350
 class MatrixReading(MultiScaleDeformableAttention):
     """transformers' reading step, by :func:`read_by_matrix` on a CPU where an image has few places."""
 
-    def forward(
-        self,
-        value: Tensor,
-        value_spatial_shapes: Tensor,
-        value_spatial_shapes_list: list[tuple[int, int]],
-        level_start_index: Tensor,
-        sampling_locations: Tensor,
-        attention_weights: Tensor,
-        im2col_step: int,
-    ) -> Tensor:
+    def forward(self, value: Tensor, *others: Any) -> Tensor:
         """Return what each query reads, (B, Q, H · D); arguments as in transformers."""
         if value.device.type == "cpu" and value.shape[1] <= FEW:
-            return read_by_matrix(value, value_spatial_shapes_list, sampling_locations, attention_weights)
-        found: Tensor = super().forward(
-            value,
-            value_spatial_shapes,
-            value_spatial_shapes_list,
-            level_start_index,
-            sampling_locations,
-            attention_weights,
-            im2col_step,
-        )
-        return found
+            _, shapes, _, places, weights, _ = others
+            return read_by_matrix(value, shapes, places, weights)
+        read: Tensor = super().forward(value, *others)
+        return read
 
 
 def read_quickly(model: nn.Module) -> None:

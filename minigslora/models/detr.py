@@ -2,9 +2,8 @@
 
 Source: Zhu et al., "Deformable DETR", arXiv 2010.04159. A ResNet gives feature maps of several
 resolutions, an encoder relates their places, and a decoder turns a fixed number of learnt *queries* into
-boxes, each with one sigmoid per class. Nothing of it is written here: a model is transformers' own, so
-that transformers loads what is saved; only how small maps are read has a quicker way (:mod:`reading`,
-without weights).
+boxes, each with one sigmoid per class. A model is transformers' own, so that transformers loads what is
+saved; only how small maps are read has a quicker way (:mod:`deformable_attention`, without weights).
 """
 
 from __future__ import annotations
@@ -19,13 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from minigslora.config import parse_value
-from minigslora.errors import ConfigError, ModelError
+from minigslora.errors import ConfigError, ModelError, first_line
 from minigslora.files import load_tensors, read_json
 from minigslora.models.architectures import Classes, Depth, Pixels, Size, check_timm_name
 
 PRIOR = 0.01
 """π: what a head of sigmoids says of every class and place before training (arXiv 1708.02002, 4.1)."""
-
 
 NORM_GROUPS = 32
 """How many groups transformers' GroupNorm of the feature maps has, whatever their width."""
@@ -84,20 +82,15 @@ def deformable_detr(config: DetectorConfig) -> nn.Module:
         layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
     )
+    sizes: dict[str, Any] = {"layers": config.layers, "ffn_dim": config.mlp}
+    sizes |= {"attention_heads": config.heads, "n_points": config.points}
     model: nn.Module = DeformableDetrForObjectDetection(
         DeformableDetrConfig(  # type: ignore[call-arg]
             use_timm_backbone=False,
             use_pretrained_backbone=False,
             backbone_config=backbone,
             d_model=config.dim,
-            encoder_layers=config.layers,
-            decoder_layers=config.layers,
-            encoder_ffn_dim=config.mlp,
-            decoder_ffn_dim=config.mlp,
-            encoder_attention_heads=config.heads,
-            decoder_attention_heads=config.heads,
-            encoder_n_points=config.points,
-            decoder_n_points=config.points,
+            **{f"{part}_{key}": size for part in ("encoder", "decoder") for key, size in sizes.items()},
             num_queries=config.queries,
             num_feature_levels=3,
             num_labels=config.classes,
@@ -127,9 +120,6 @@ def pretrained(source: str | Path) -> nn.Module:
     """Return a real Deformable DETR: transformers' name of it, or the folder of a saved one.
 
     A folder (``config.json`` and ``model.safetensors``) needs no network.
-
-    Raises:
-        ModelError: where there is none, or it is another kind of model.
     """
     from transformers import DeformableDetrForObjectDetection
 
@@ -142,7 +132,7 @@ def pretrained(source: str | Path) -> nn.Module:
         )
     except (OSError, ValueError, KeyError) as problem:
         raise ModelError(
-            f"no Deformable DETR at {str(source)!r} ({str(problem).splitlines()[0]}); give a folder with "
+            f"no Deformable DETR at {str(source)!r} ({first_line(problem)}); give a folder with "
             "config.json and model.safetensors, or a name that transformers can download"
         ) from problem
     return model
@@ -151,18 +141,14 @@ def pretrained(source: str | Path) -> nn.Module:
 def is_detector(config: Path) -> bool:
     """Return whether a ``config.json`` is that of a Deformable DETR."""
     try:
-        found = read_json(config)
+        contents = read_json(config)
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(found, Mapping) and found.get("model_type") == "deformable_detr"
+    return isinstance(contents, Mapping) and contents.get("model_type") == "deformable_detr"
 
 
 def from_file(path: Path, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Return the Deformable DETR of ``tensors``, as the ``config.json`` beside their file describes it.
-
-    Raises:
-        ModelError: where there is none beside it, or the weights do not fit it.
-    """
+    """Return the Deformable DETR of ``tensors``, as the ``config.json`` beside their file describes it."""
     from transformers import DeformableDetrForObjectDetection
 
     if not is_detector(beside := path.parent / "config.json"):
@@ -170,27 +156,24 @@ def from_file(path: Path, tensors: Mapping[str, Tensor]) -> nn.Module:
             f"no Deformable DETR at {path.parent}: there is no config.json of one beside {path.name}"
         )
     config = _config(read_json(beside), strict=False)
+    model: nn.Module
     try:
         read: Any = DeformableDetrForObjectDetection.from_pretrained
         model, info = read(None, config=config, state_dict=dict(tensors), output_loading_info=True)
     except (OSError, ValueError, KeyError, RuntimeError) as problem:
-        raise ModelError(f"{path} does not fit {beside}: {str(problem).splitlines()[0]}") from problem
+        raise ModelError(f"{path} does not fit {beside}: {first_line(problem)}") from problem
     wrong = [k for key in ("missing_keys", "unexpected_keys", "mismatched_keys") for k in info[key]]
     if wrong:
         raise ModelError(f"{path} does not fit {beside}: {len(wrong)} tensors differ (first {wrong[0]!r})")
-    found: nn.Module = model
-    return found
+    return model
 
 
 def configured(config: Mapping[str, Any], classes: int | None = None) -> nn.Module:
     """Build a Deformable DETR with random weights from transformers' own configuration.
 
     Args:
-        config: the contents of a ``config.json``.
+        config: the contents of a ``config.json``; none of its keys can name code or an address.
         classes: how many rows its classifier has, where not as many as the configuration says.
-
-    Raises:
-        ModelError: for a key or a value that no such configuration has; none can name code or an address.
     """
     from transformers import DeformableDetrForObjectDetection
 
@@ -224,12 +207,7 @@ _WITHOUT_MEANING = {
 
 
 def _config(given: Mapping[str, Any], strict: bool = True) -> Any:
-    """Return transformers' configuration from known keys only.
-
-    Args:
-        given: the contents of a ``config.json``.
-        strict: raise for other keys; else leave them out.
-    """
+    """Return transformers' configuration from known keys only; others are errors, or else left out."""
     from transformers import DeformableDetrConfig, PreTrainedConfig
 
     if not isinstance(given, Mapping):
@@ -264,13 +242,13 @@ def _known(given: Mapping[str, Any], known: set[str], idle: set[str], strict: bo
     """Return the known keys of a configuration, their numbers checked."""
     if strict and (other := [key for key in given if key not in known | idle]):
         raise ModelError(f"{other[0]!r} is no part of a Deformable DETR's configuration")
-    found = {key: value for key, value in given.items() if key in known and value is not None}
-    for key, value in found.items():
+    kept = {key: value for key, value in given.items() if key in known and value is not None}
+    for key, value in kept.items():
         most = 256 if key.endswith("layers") or key == "depths" else 65536
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, int | float) and not 0 <= number <= most:
                 raise ModelError(f"{key} = {value}; expected 0 to {most}")
-    return found
+    return kept
 
 
 @torch.no_grad()
@@ -279,9 +257,6 @@ def keep_classes(model: nn.Module, rows: Sequence[int]) -> None:
 
     COCO's checkpoints have a row for each id up to 90, gaps included; the data's 80 categories are
     the rows of their ids.
-
-    Raises:
-        ModelError: for a row that the classifier does not have.
     """
     detector: Any = model
     have = detector.config.num_labels
@@ -298,16 +273,7 @@ def keep_classes(model: nn.Module, rows: Sequence[int]) -> None:
 
 
 def keep_named(model: nn.Module, names: Sequence[str], wanted: Sequence[str]) -> None:
-    """Keep the classifier's rows of the categories ``wanted``, in their order, in place.
-
-    Args:
-        model: a detector.
-        names: the category of each row.
-        wanted: the categories of the data.
-
-    Raises:
-        ModelError: for a category that the model does not have.
-    """
+    """Keep a classifier's rows of the categories ``wanted``, in place; ``names`` says what each row is of."""
     if unknown := [name for name in wanted if name not in names]:
         raise ModelError(
             f"the detector knows no {unknown[0]!r}; it has {', '.join(names[:5])}, … Give one that was "

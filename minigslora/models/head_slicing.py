@@ -24,6 +24,8 @@ from minigslora.errors import ModelError
 from minigslora.models import checkpoint
 from minigslora.models.heads import CosineHead
 
+Head = nn.Linear | CosineHead
+
 
 @dataclass(frozen=True)
 class FullHead:
@@ -35,7 +37,7 @@ class FullHead:
         rows: the row of each of the task's classes, in the task's order.
     """
 
-    head: nn.Linear | CosineHead
+    head: Head
     classes: tuple[str, ...]
     rows: tuple[int, ...]
 
@@ -46,21 +48,21 @@ class FullHead:
         return tuple(name for row, name in enumerate(self.classes) if row not in task)
 
     @torch.no_grad()
-    def around(self, sliced: nn.Module) -> nn.Linear | CosineHead:
+    def around(self, sliced: nn.Module) -> Head:
         """Return a whole head whose rows of the task are those of ``sliced`` as they are now.
 
         Where the task's head was not trained, which is so for all methods with adapters, it is the
         pre-trained head bit for bit.
         """
-        whole, part = copy.deepcopy(self.head), classifier(sliced)
-        whole = whole.to(part.weight.device)
+        part = classifier(sliced)
+        whole = copy.deepcopy(self.head).to(part.weight.device)
         rows = torch.tensor(self.rows, device=part.weight.device)
         for name, values in part.named_parameters():
             getattr(whole, name)[rows] = values
         return whole
 
 
-def classifier(model: nn.Module) -> nn.Linear | CosineHead:
+def classifier(model: nn.Module) -> Head:
     """Return the one linear classifier of a model with timm's interface.
 
     Raises:
@@ -68,7 +70,7 @@ def classifier(model: nn.Module) -> nn.Linear | CosineHead:
     """
     getter = getattr(model, "get_classifier", None)
     head = getter() if callable(getter) else None
-    if not isinstance(head, nn.Linear | CosineHead):
+    if not isinstance(head, Head):
         raise ModelError(
             f"{type(model).__name__} has no single linear classifier; expected a timm "
             "classification model (DeiT's distilled pair of heads is not supported)"
@@ -86,9 +88,6 @@ def slice_head(model: nn.Module, classes: Sequence[str], wanted: Sequence[str]) 
 
     Returns:
         The whole head, for :func:`restore_head` and :func:`restored`.
-
-    Raises:
-        ModelError: where ``classes`` are not those of the head, or it lacks a wanted one.
     """
     head = classifier(model)
     if len(classes) != len(head.weight):
@@ -101,7 +100,7 @@ def slice_head(model: nn.Module, classes: Sequence[str], wanted: Sequence[str]) 
         )
     full = FullHead(copy.deepcopy(head), tuple(classes), tuple(places[name] for name in wanted))
     _put(model, _rows(head, full.rows))
-    checkpoint.name_classes(model, tuple(wanted))
+    checkpoint.name_classes(model, wanted)
     return full
 
 
@@ -122,7 +121,7 @@ def restored(model: nn.Module, full: FullHead) -> Iterator[nn.Module]:
         _put(model, sliced)
 
 
-def _rows(head: nn.Linear | CosineHead, rows: Sequence[int]) -> nn.Linear | CosineHead:
+def _rows(head: Head, rows: Sequence[int]) -> Head:
     part = copy.deepcopy(head)
     for name, values in head.named_parameters():
         chosen: Tensor = values.detach()[list(rows)].clone()
@@ -132,12 +131,12 @@ def _rows(head: nn.Linear | CosineHead, rows: Sequence[int]) -> nn.Linear | Cosi
     return part
 
 
-def _put(model: nn.Module, head: nn.Linear | CosineHead) -> None:
+def _put(model: nn.Module, head: Head) -> None:
     """Replace the classifier, wherever in the model it sits."""
-    old, network = classifier(model), cast(Any, model)
+    old = classifier(model)
     for parent in model.modules():
         for name, child in parent.named_children():
             if child is old:
                 setattr(parent, name, head)
     if hasattr(model, "num_classes"):
-        network.num_classes = len(head.weight)
+        cast(Any, model).num_classes = len(head.weight)

@@ -67,11 +67,9 @@ class ArcFace(CosineHead):
         return logits.scatter(1, labels[:, None], turned.to(logits.dtype))
 
 
-HEADS: dict[str, type[CosineHead] | None] = {"cosface": CosFace, "arcface": ArcFace, "linear": None}
+HEADS: dict[str, type[CosineHead]] = {"cosface": CosFace, "arcface": ArcFace}
 
 
 def margin_logits(head: nn.Module, logits: Tensor, labels: Tensor, share: float = 1.0) -> Tensor:
     """Return ``logits`` with the head's margin on the true class; unchanged for a linear head."""
-    if isinstance(head, CosineHead):
-        return head.with_margin(logits, labels, share)
-    return logits
+    return head.with_margin(logits, labels, share) if isinstance(head, CosineHead) else logits

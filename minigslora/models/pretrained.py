@@ -18,9 +18,9 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
-from minigslora import ledger
-from minigslora.errors import ModelError
-from minigslora.files import load_tensors, plain_names
+from minigslora.errors import ModelError, first_line
+from minigslora.files import load_tensors
+from minigslora.formats import plain_names
 from minigslora.models import checkpoint
 from minigslora.models.architectures import check_timm_name
 from minigslora.models.checkpoint import Card
@@ -50,13 +50,9 @@ _NAMES: tuple[tuple[str, str], ...] = (
 
 def from_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a state dict of torchvision's VisionTransformer under timm's names; values are untouched."""
-    return {_renamed(key): value for key, value in state.items()}
-
-
-def _renamed(key: str) -> str:
     for pattern, name in _NAMES:
-        key = re.sub(pattern, name, key)
-    return key
+        state = {re.sub(pattern, name, key): value for key, value in state.items()}
+    return dict(state)
 
 
 def load(name: str, weights: Path | str = "") -> tuple[nn.Module, Card]:
@@ -66,41 +62,31 @@ def load(name: str, weights: Path | str = "") -> tuple[nn.Module, Card]:
         name: timm's name of the model, with or without the weights' tag ("vit_base_patch16_224",
             "deit_base_patch16_224.fb_in1k"), or torchvision's name ("vit_b_16").
         weights: a local file (safetensors or a state dict, of timm or of torchvision); "" downloads.
-
-    Raises:
-        ModelError: for an unknown name, a file that does not fit, or a download that failed.
     """
-    ours = TORCHVISION.get(name, name)
+    ours, where = TORCHVISION.get(name, name), str(weights or name)
     check_timm_name(ours)
     tensors, notes = load_tensors(Path(weights).expanduser()) if weights else (_download(name), {})
     tensors = dict(plain_names(tensors))
-    of_torchvision = "conv_proj.weight" in tensors
-    if of_torchvision:
+    if of_torchvision := "conv_proj.weight" in tensors:
         tensors = from_torchvision(tensors)
     if "head.weight" not in tensors:
-        raise ModelError(f"{weights or name} has no classifier ('head.weight'); give weights with their head")
+        raise ModelError(f"{where} has no classifier ('head.weight'); give weights with their head")
     classes = len(tensors["head.weight"])
     names = notes.get("classes") or (imagenet_classes() if classes == 1000 else ())
     with torch.device("meta"):
         data: dict[str, Any] = resolve_model_data_config(checkpoint.timm_model(ours, classes))
-    mean, std = data["mean"], data["std"]
     if of_torchvision:  # whose weights were trained under ImageNet's own normalisation
-        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        data |= {"mean": IMAGENET_DEFAULT_MEAN, "std": IMAGENET_DEFAULT_STD}
+    taken = {"taken": notes["taken"]} if "taken" in notes else {}
     card = Card(
         architecture={"kind": "timm", "name": ours, "classes": classes},
         classes=names if len(names) == classes else (),
-        mean=tuple(mean),
-        std=tuple(std),
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
         image_size=int(data["input_size"][-1]),
-        notes={"from": str(Path(weights).name) if weights else name, **_taken(notes)},
+        notes={"from": Path(weights).name if weights else name, **taken},
     )
-    model = checkpoint.with_weights(card, tensors, str(weights or name))
-    ledger.put(model, ledger.read(notes, str(weights or name)))
-    return model, card
-
-
-def _taken(notes: Mapping[str, Any]) -> dict[str, Any]:
-    return {"taken": notes["taken"]} if "taken" in notes else {}
+    return checkpoint.with_weights(card, tensors, where, notes), card
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -116,8 +102,7 @@ def _download(name: str) -> dict[str, Tensor]:
             return dict(get_model(name, weights="DEFAULT").state_dict())
         return dict(timm.create_model(name, pretrained=True).state_dict())
     except Exception as problem:  # hubs fail in many ways: no network, no such tag, no licence accepted
-        reason = (str(problem).strip() or type(problem).__name__).splitlines()[0]
         raise ModelError(
-            f"the weights of {name} could not be downloaded ({reason}). Connect to the network, or give a "
-            "file of them (--weights FILE)"
+            f"the weights of {name} could not be downloaded ({first_line(problem)}). Connect to the network, "
+            "or give a file of them (--weights FILE)"
         ) from problem

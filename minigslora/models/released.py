@@ -20,23 +20,28 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from minigslora.config import parse_value
 from minigslora.errors import ConfigError, ModelError
-from minigslora.files import load_tensors, plain_names, sha256, unwrapped
+from minigslora.files import load_tensors, sha256
+from minigslora.formats import plain_names, unwrapped
 from minigslora.lora import load_adapters
 from minigslora.models import checkpoint
-from minigslora.models.vit import FaceConfig, describe, face_transformer
+from minigslora.models.vit import FaceConfig, face_transformer
 
 LoRA = Literal["ignore", "fold", "keep"]
 """What becomes of LoRA keys: "ignore" them, as they are merged already (the default); or, in a file
 saved in training mode, "fold" s·B·A into the weight or "keep" it as a frozen adapter."""
+
+Margin = Literal["cosface", "arcface"]
 
 ADAPTER = "official"
 """The name of the adapter that ``lora="keep"`` attaches."""
@@ -58,7 +63,7 @@ class Reading(TypedDict, total=False):
 
     lora: LoRA
     heads: int | None
-    head: Literal["cosface", "arcface"]
+    head: Margin
     image_size: int
 
 
@@ -67,14 +72,13 @@ def convert_official(
     *,
     lora: LoRA = "ignore",
     heads: int | None = None,
-    head: Literal["cosface", "arcface"] = "cosface",
+    head: Margin = "cosface",
     image_size: int = 112,
 ) -> tuple[VisionTransformer, FaceConfig]:
     """Convert a released Face Transformer's state dict to a timm model with the same function.
 
     Args:
-        state: tensors by the released names; a ``module.`` before each and a ``{"model": …}`` or
-            ``{"state_dict": …}`` around them are taken off. Not changed.
+        state: tensors by the released names, not changed; wrappers around them and prefixes are taken off.
         lora: see :data:`LoRA`.
         heads: number of attention heads; dim / 64, as released, by default.
         head: the kind of a head without bias, which the file does not say; with a bias it is linear.
@@ -85,45 +89,36 @@ def convert_official(
 
     Raises:
         ConfigError: where ``lora`` or ``head`` is none of the allowed values.
-        ModelError: naming keys that are missing, unexpected or of another shape, or where the model
-            cannot be expressed as a timm model.
+        ModelError: naming what is missing, unexpected or of another shape, or what timm's model cannot be.
     """
-    _require_allowed("lora", lora, get_args(LoRA))
-    _require_allowed("head", head, ("cosface", "arcface"))
+    parse_value("lora", lora, LoRA)
+    parse_value("head", head, Margin)
     given = plain_names(unwrapped(state)[0])
-    modules = _modules(given)
-    weights = _floats(given, _known_keys(given, modules))
-    config = _config(weights, len(modules), heads, image_size, head)
+    names = _names(given)
+    weights = _floats(given, names)
+    config = _config(weights, heads, image_size, head)
     model = face_transformer(config).to(weights["cls_token"].dtype)
-    names = _names(modules, "loss.bias" in weights)
     _require_shapes(weights, names, model.state_dict())
-    converted = {ours: weights[theirs] for ours, theirs in names.items()}
-    patches = converted["patch_embed.proj.weight"].unflatten(1, (config.patch, config.patch, 3))
-    converted["patch_embed.proj.weight"] = patches.permute(0, 3, 1, 2)  # (dim, 3, patch, patch)
-    updates = {} if lora == "ignore" else _updates(weights, modules)
+    updates = _updates(weights) if lora != "ignore" else {}
+    weights = {key: weights[key] for key in model.state_dict()}  # without LoRA's matrices
+    patches = weights["patch_embed.proj.weight"].unflatten(1, (config.patch, config.patch, 3))
+    weights["patch_embed.proj.weight"] = patches.permute(0, 3, 1, 2)  # (dim, 3, patch, patch)
     if lora == "fold":
-        for ours, (a, b, scale) in updates.items():
-            converted[f"{ours}.weight"] = converted[f"{ours}.weight"] + scale * (b @ a)
-    for ours in (name for name in converted if name.endswith("attn.qkv.weight")):
-        converted[ours] = _scaled_queries(converted[ours], config)
-    model.load_state_dict(converted)
+        for layer, (a, b, scale) in updates.items():
+            weights[f"{layer}.weight"] = weights[f"{layer}.weight"] + scale * (b @ a)
+    for key in (key for key in weights if key.endswith("attn.qkv.weight")):
+        weights[key] = _scaled_queries(weights[key], config)
+    model.load_state_dict(weights)
     if lora == "keep":
         _attach(model, updates, config)
     return model, config
 
 
 def load_official(path: Path, **how: Unpack[Reading]) -> tuple[VisionTransformer, checkpoint.Card]:
-    """Read a released checkpoint: safetensors, or a pickle of plain tensors, never of code.
-
-    Args:
-        path: the file.
-        how: the keywords of :func:`convert_official`.
+    """Read a released checkpoint with :func:`convert_official`, whose keywords are taken.
 
     Returns:
         The model and its card. The names of the classes are not in such a file, nor on the card.
-
-    Raises:
-        ModelError: where the file is missing, carries code or does not convert.
     """
     tensors, _ = load_tensors(path)
     try:
@@ -137,22 +132,14 @@ def load_official(path: Path, **how: Unpack[Reading]) -> tuple[VisionTransformer
         "sha256": sha256(path),
         "lora": f"{layers} layers: {how.get('lora', 'ignore')}" if layers else "none",
     }
-    architecture = {"kind": "face", **describe(config)}
+    architecture = {"kind": "face", **asdict(config)}
     return model, checkpoint.Card(architecture, image_size=config.image_size, notes=notes)
 
 
 def import_official(path: Path, out: Path, **how: Unpack[Reading]) -> checkpoint.Card:
-    """Write a released checkpoint as one of this library's, which :func:`checkpoint.load` reads.
+    """Write a released checkpoint as one of this library's, to ``out``, for :func:`checkpoint.load`.
 
-    Args:
-        path: the released file.
-        out: the file to write, ending in .safetensors.
-        how: the keywords of :func:`convert_official`, but for ``lora="keep"``.
-
-    Raises:
-        ConfigError: where ``out`` is no safetensors file, or for ``lora="keep"``.
-        ModelError: as :func:`load_official`.
-        OutputError: where ``out`` cannot be written.
+    It takes the keywords of :func:`convert_official`, but for ``lora="keep"``.
     """
     if out.suffix != ".safetensors":
         raise ConfigError(f"{out} should end in .safetensors, the format it is written in")
@@ -166,44 +153,29 @@ def import_official(path: Path, out: Path, **how: Unpack[Reading]) -> checkpoint
     return card
 
 
-# --- keys -------------------------------------------------------------------------------------------
+# --- keys and sizes ---------------------------------------------------------------------------------
 
 
-def _require_allowed(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{key} = {value!r}; allowed: {', '.join(map(repr, allowed))}")
+def _names(state: Mapping[str, Any]) -> dict[str, str]:
+    """Map our keys to the released ones, LoRA's as LAYER.A and LAYER.B.
 
-
-def _modules(state: Mapping[str, Any]) -> dict[str, str]:
-    """Map each of our modules with weights to its released name, for as many layers as there are."""
-    found = (re.match(r"transformer\.layers\.(\d+)\.", key) for key in state)
-    depth = len({match[1] for match in found if match})
+    Raises:
+        ModelError: naming the released keys that are missing and unexpected.
+    """
+    layers = {found[1] for key in state if (found := re.match(r"transformer\.layers\.(\d+)\.", key))}
     modules = dict(_ENDS)
-    for i in range(max(depth, 1)):  # without any layer, those of the first are reported as missing
+    for i in range(max(len(layers), 1)):  # without any layer, those of the first are reported as missing
         modules |= {f"blocks.{i}.{ours}": f"transformer.layers.{i}.{old}" for ours, old in _BLOCK.items()}
-    return modules
-
-
-def _names(modules: Mapping[str, str], head_bias: bool) -> dict[str, str]:
-    """Map our keys to the released ones."""
     names = {"cls_token": "cls_token", "pos_embed": "pos_embedding"}
     for ours, theirs in modules.items():
         names[f"{ours}.weight"] = f"{theirs}.weight"
-        without = ours.endswith("attn.qkv") or (ours == "head" and not head_bias)
-        if not without:
+        if not (ours.endswith("attn.qkv") or (ours == "head" and "loss.bias" not in state)):
             names[f"{ours}.bias"] = f"{theirs}.bias"
-    return names
-
-
-def _known_keys(state: Mapping[str, Any], modules: Mapping[str, str]) -> list[str]:
-    """Return the keys to convert, or raise a ModelError for those missing and unexpected."""
-    known = list(_names(modules, "loss.bias" in state).values())
-    for ours, theirs in modules.items():
-        pair = [f"{theirs}.lora_A", f"{theirs}.lora_B"]
-        if "norm" not in ours and ours.startswith("blocks.") and any(key in state for key in pair):
-            known += pair
-    missing = [key for key in known if key not in state]
-    unexpected = sorted(state.keys() - set(known))
+        if ours.startswith("blocks.") and "norm" not in ours:
+            pair = {f"{ours}.{side}": f"{theirs}.lora_{side}" for side in "AB"}
+            names |= pair if any(key in state for key in pair.values()) else {}
+    missing = [key for key in names.values() if key not in state]
+    unexpected = sorted(state.keys() - set(names.values()))
     if missing or unexpected:
         raise ModelError(
             "these are not the weights of a released Face Transformer: "
@@ -212,7 +184,7 @@ def _known_keys(state: Mapping[str, Any], modules: Mapping[str, str]) -> list[st
             "(the head), with or without LoRA keys; give the whole model's state dict. timm's own "
             "models go by their name (--model NAME)"
         )
-    return known
+    return names
 
 
 def _listed(what: str, keys: list[str], most: int = 4) -> str:
@@ -221,41 +193,31 @@ def _listed(what: str, keys: list[str], most: int = 4) -> str:
     return f"{len(keys)} {what} ({', '.join(keys[:most])}{', …' if len(keys) > most else ''})"
 
 
-# --- sizes ------------------------------------------------------------------------------------------
-
-
-def _floats(state: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Tensor]:
-    """Return the tensors in float64 if one of them is, in float32 otherwise."""
-    tensors: dict[str, Tensor] = {}
-    for key in keys:
+def _floats(state: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return the tensors by our names, in float64 if one of them is, in float32 otherwise."""
+    for key in names.values():
         if not isinstance(state[key], Tensor) or not state[key].is_floating_point():
             raise ModelError(f"{key} is no tensor of floating-point numbers; give the weights unquantised")
-        tensors[key] = state[key].detach()
-    double = any(t.dtype == torch.float64 for t in tensors.values())
-    return {key: t.to(torch.float64 if double else torch.float32) for key, t in tensors.items()}
+    double = any(state[key].dtype == torch.float64 for key in names.values())
+    kind = torch.float64 if double else torch.float32
+    return {ours: state[theirs].detach().to(kind) for ours, theirs in names.items()}
 
 
-def _config(
-    weights: Mapping[str, Tensor],
-    modules: int,
-    heads: int | None,
-    image_size: int,
-    head: Literal["cosface", "arcface"],
-) -> FaceConfig:
+def _config(weights: Mapping[str, Tensor], heads: int | None, image_size: int, head: Margin) -> FaceConfig:
     """Read the architecture from the sizes of the tensors; their shapes are checked afterwards."""
-    dim = weights["mlp_head.0.weight"].numel()
+    dim = weights["norm.weight"].numel()
     if not dim:
         raise ModelError("mlp_head.0.weight is empty; the file holds no weights")
-    patches = weights["pos_embedding"].numel() // dim - 1
+    patches = weights["pos_embed"].numel() // dim - 1
     return FaceConfig(
-        classes=weights["loss.weight"].numel() // dim,
+        classes=weights["head.weight"].numel() // dim,
         image_size=image_size,
-        patch=_patch(weights["patch_to_embedding.weight"].numel() // dim, patches, image_size),
+        patch=_patch(weights["patch_embed.proj.weight"].numel() // dim, patches, image_size),
         dim=dim,
-        depth=(modules - len(_ENDS)) // len(_BLOCK),
-        heads=_heads(weights["transformer.layers.0.0.fn.fn.to_qkv.weight"], dim, heads),
-        mlp=weights["transformer.layers.0.1.fn.fn.net.0.bias"].numel(),
-        head="linear" if "loss.bias" in weights else head,
+        depth=sum(key.endswith("attn.qkv.weight") for key in weights),
+        heads=_heads(weights["blocks.0.attn.qkv.weight"], dim, heads),
+        mlp=weights["blocks.0.mlp.fc1.bias"].numel(),
+        head="linear" if "head.bias" in weights else head,
         norm_eps=1e-5,
     )
 
@@ -279,26 +241,23 @@ def _heads(qkv: Tensor, dim: int, heads: int | None) -> int:
             f"attention is {inner} wide inside a model {dim} wide (to_qkv is {tuple(qkv.shape)}); "
             "timm's is as wide as its model, so that this one cannot be converted"
         )
-    found = dim // _HEAD_DIM if heads is None else heads
-    if found < 1 or dim % found or (heads is None and dim % _HEAD_DIM):
+    count = dim // _HEAD_DIM if heads is None else heads
+    if count < 1 or dim % count or (heads is None and dim % _HEAD_DIM):
         said = f"heads of {_HEAD_DIM}, as released" if heads is None else f"{heads} heads"
         raise ModelError(f"a width of {dim} does not divide into {said}; give the number of heads (heads)")
-    return found
+    return count
 
 
 def _require_shapes(
     weights: Mapping[str, Tensor], names: Mapping[str, str], own: Mapping[str, Tensor]
 ) -> None:
     wrong = []
-    for ours, theirs in names.items():
-        shape = own[ours].shape
-        expected = shape if ours != "patch_embed.proj.weight" else (shape[0], shape[1:].numel())
-        if weights[theirs].shape != expected:
-            found = tuple(weights[theirs].shape)
-            wrong.append(f"{theirs}: {found} in the file, {tuple(expected)} expected")
-        stem = theirs.removesuffix(".weight")
-        if theirs.endswith(".weight") and f"{stem}.lora_A" in weights:
-            wrong += _misfits(weights, stem, *expected)
+    for key, plain in own.items():
+        shape = plain.flatten(1).shape if key == "patch_embed.proj.weight" else plain.shape
+        if weights[key].shape != shape:
+            wrong.append(f"{names[key]}: {tuple(weights[key].shape)} in the file, {tuple(shape)} expected")
+        if f"{(layer := key.removesuffix('.weight'))}.A" in weights:
+            wrong += _misfit(names[key], weights[f"{layer}.A"], weights[f"{layer}.B"], *shape)
     if wrong:
         raise ModelError(
             f"the weights do not fit together: {_listed('of another shape', wrong)}; the file is "
@@ -306,35 +265,31 @@ def _require_shapes(
         )
 
 
-def _misfits(weights: Mapping[str, Tensor], stem: str, outputs: int, inputs: int) -> list[str]:
-    """Say what is wrong with a layer's LoRA matrices, if anything."""
-    a, b = weights[f"{stem}.lora_A"], weights[f"{stem}.lora_B"]
+def _misfit(name: str, a: Tensor, b: Tensor, outputs: int, inputs: int) -> Iterator[str]:
+    """Say what is wrong with the LoRA matrices beside the weight called ``name``, if anything."""
     if a.dim() == b.dim() == 2 and b.numel():
         rank = b.shape[1]
-        rows = (rank, 3 * rank) if stem.endswith("to_qkv") else (rank,)
+        rows = (rank, 3 * rank) if name.endswith("to_qkv.weight") else (rank,)
         if b.shape[0] == outputs and a.shape[1] == inputs and a.shape[0] in rows:
-            return []
-    return [
-        f"{stem}.lora_A and .lora_B: {tuple(a.shape)} and {tuple(b.shape)} in the file, "
-        f"(r, {inputs}) and ({outputs}, r) expected"
-    ]
+            return
+    yield (
+        f"{name.removesuffix('.weight')}.lora_A and .lora_B: {tuple(a.shape)} and {tuple(b.shape)} in the "
+        f"file, (r, {inputs}) and ({outputs}, r) expected"
+    )
 
 
 # --- LoRA and attention -------------------------------------------------------------------------------
 
 
-def _updates(
-    weights: Mapping[str, Tensor], modules: Mapping[str, str]
-) -> dict[str, tuple[Tensor, Tensor, float]]:
+def _updates(weights: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor, float]]:
     """Return (A, B, s) by our layer's name, such that its update is s·B·A."""
     updates = {}
-    for ours, theirs in modules.items():
-        if f"{theirs}.lora_A" in weights:
-            a, b = weights[f"{theirs}.lora_A"], weights[f"{theirs}.lora_B"]
-            rank = b.shape[1]
-            if len(a) != rank:  # queries, keys and values have a pair each, stacked in loralib's way
-                b = torch.block_diag(*b.chunk(3))  # (3·dim, 3·r)
-            updates[ours] = (a, b, 1.0 / rank)
+    for layer in (key.removesuffix(".A") for key in weights if key.endswith(".A")):
+        a, b = weights[f"{layer}.A"], weights[f"{layer}.B"]
+        rank = b.shape[1]
+        if len(a) != rank:  # queries, keys and values have a pair each, stacked in loralib's way
+            b = torch.block_diag(*b.chunk(3))  # (3·dim, 3·r)
+        updates[layer] = (a, b, 1.0 / rank)
     return updates
 
 
@@ -350,9 +305,9 @@ def _attach(
     model: VisionTransformer, updates: Mapping[str, tuple[Tensor, Tensor, float]], config: FaceConfig
 ) -> None:
     adapters = {}
-    for ours, (a, b, scale) in updates.items():
-        key = f"{ours}.adapters.{ADAPTER}"
+    for layer, (a, b, scale) in updates.items():
+        key = f"{layer}.adapters.{ADAPTER}"
         adapters[f"{key}.A"] = a
-        adapters[f"{key}.B"] = _scaled_queries(b, config) if ours.endswith("attn.qkv") else b
+        adapters[f"{key}.B"] = _scaled_queries(b, config) if layer.endswith("attn.qkv") else b
         adapters[f"{key}.scale"] = torch.tensor(scale, dtype=torch.float64)
     load_adapters(model, adapters)

@@ -1,7 +1,5 @@
 """Our two vision transformers, both timm's: the Face Transformer, and a small one with a linear head.
 
-The Face Transformer has a head of CosFace, ArcFace or a linear one.
-
 Source: arXiv 2103.14803, in the form edited by arXiv 2403.11530: 112×112 input, patch 8, dim 512,
 depth 6 (also 12 and 18), 8 heads of 64, MLP 2048, no qkv bias; the class token after the final
 LayerNorm is the embedding.
@@ -9,7 +7,7 @@ LayerNorm is the embedding.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -63,15 +61,9 @@ def face_transformer(config: FaceConfig) -> VisionTransformer:
         proj_drop_rate=config.dropout,
         norm_layer=partial(LayerNorm, eps=config.norm_eps),
     )
-    head = HEADS[config.head]
-    if head is not None:
+    if head := HEADS.get(config.head):
         model.head = head(config.dim, config.classes)  # type: ignore[assignment]
     return model
-
-
-def describe(config: FaceConfig) -> dict[str, Any]:
-    """Return the architecture as plain values, as stored beside the weights."""
-    return asdict(config)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ from minigslora.problems.base import Batch, Losses, Problem, Role, Space
 from minigslora.rng import Streams
 from minigslora.tasks import Task
 
+Split = Literal["train", "val", "test"]
+
 
 @dataclass
 class Outputs:
@@ -50,11 +52,7 @@ class Outside:
 
     @classmethod
     def of(cls, images: ImageSet, head: FullHead) -> Outside:
-        """Make the check from images whose classes are known to the whole head by name.
-
-        Raises:
-            ModelError: where a class of the images is one of the task's, or unknown to the head.
-        """
+        """Make the check from images whose classes are known to the whole head by name."""
         places = {name: head.classes.index(name) for name in head.outside}
         if strange := [name for name in images.classes if name not in places]:
             raise ModelError(
@@ -97,19 +95,15 @@ class Classification(Normalising, Problem):
         self.num_classes = len(data.classes)
         self.outside = Outside(outside.images.to(self.device), outside.head) if outside else None
         choose_attention(model, self.device, precision)
-        self._check_head()
-        require_finite(model.state_dict(), "the model")
-
-    def _check_head(self) -> None:
-        rows = getattr(self.head, "weight", torch.empty(0)).shape[0]
-        if rows != self.num_classes:
+        if (rows := len(self.head.weight)) != self.num_classes:
             raise ModelError(
-                f"the model's head has {rows} classes but {self.data.name} has {self.num_classes}; "
+                f"the model's head has {rows} classes but {data.name} has {self.num_classes}; "
                 "give a model trained on these classes, in the folders' alphabetical order"
             )
+        require_finite(model.state_dict(), "the model")
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> nn.Linear | CosineHead:
         """The classifier, whose rows are the classes."""
         return classifier(self.model)
 
@@ -138,18 +132,17 @@ class Classification(Normalising, Problem):
 
         Foreign ones are taken from the data's own, and have targets that mean nothing.
         """
-        drawn = [self._drawn(role, rows) for role, rows in indices.items()]
-        images, targets = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        parts = []
+        for role, rows in indices.items():
+            if role == "foreign" and self.data.foreign is not None:
+                parts.append((self.data.foreign.images[rows], torch.zeros_like(rows)))
+            else:
+                parts.append((self.data.train.images[rows], self.data.train.labels[rows]))
+        images, targets = (torch.cat(part) for part in zip(*parts, strict=True))
         if moves is not None:
             images = augment(images, moves, self.data.mirrored)
-        sizes = {role: len(part) for role, part in indices.items()}
+        sizes = {role: len(rows) for role, rows in indices.items()}
         return Batch(self.normalise(images), targets, sizes)
-
-    def _drawn(self, role: Role, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return raw images and targets of a role."""
-        if role == "foreign" and self.data.foreign is not None:
-            return self.data.foreign.images[rows], torch.zeros_like(rows)
-        return self.data.train.images[rows], self.data.train.labels[rows]
 
     def forward(self, batch: Batch, model: nn.Module | None = None) -> Outputs:
         """Return embedding and logits of ``model`` (the live one by default)."""
@@ -176,7 +169,7 @@ class Classification(Normalising, Problem):
         return Losses(bounded, torch.zeros_like(bounded))
 
     def mixed(self, batch: Batch) -> Batch:
-        """Return a batch of images mixed in pairs by CutMix or MixUp, its targets shares of classes (B, C).
+        """Return images mixed in pairs by CutMix or MixUp, the targets shares of classes (B, C).
 
         Drawn from torch's own generator.
         """
@@ -185,15 +178,13 @@ class Classification(Normalising, Problem):
         return replace(batch, inputs=inputs, targets=targets)
 
     def supervised(self, batch: Batch, share: float = 1.0) -> Tensor:
-        """Return the loss that the model is pre-trained with: cross-entropy.
+        """Return the loss that the model is pre-trained with: cross-entropy, on mixed targets, too.
 
-        Args:
-            batch: images and their labels, or shares of classes where they are mixed.
-            share: of the head's training margin.
+        ``share`` is of the head's training margin, which mixed images go without.
         """
-        if batch.targets.is_floating_point():
-            return F.cross_entropy(self.forward(batch).logits, batch.targets)
-        logits = margin_logits(self.head, self.forward(batch).logits, batch.targets, share)
+        logits = self.forward(batch).logits
+        if not batch.targets.is_floating_point():
+            logits = margin_logits(self.head, logits, batch.targets, share)
         return F.cross_entropy(logits, batch.targets)
 
     def vectors(
@@ -211,18 +202,13 @@ class Classification(Normalising, Problem):
         The row of a class stands for an image of it: in embedding space the row itself; in logit space
         the classifier's output for it.
         """
-        source: Any = model or self.model
-        head = source.get_classifier()
-        rows: Tensor = head.weight.detach()
+        head = classifier(model or self.model)
+        rows = head.weight.detach()
         outputs: Tensor = head(rows).float()
         return rows.float() if space == "embedding" else outputs
 
     def fresh_model(self, streams: Streams) -> nn.Module:
-        """Return a copy of the model with every parameter drawn anew.
-
-        Raises:
-            ModelError: where there is a parameter that nothing says how to draw.
-        """
+        """Return a copy of the model with every parameter drawn anew."""
         model = lora.fold(self.model) if lora.wrapped(self.model) else copy.deepcopy(self.model)
         model.to("cpu").requires_grad_(True)
         with torch.random.fork_rng(devices=[]):
@@ -230,7 +216,7 @@ class Classification(Normalising, Problem):
             fresh.redraw(model)
         return model.to(self.device)
 
-    def predict(self, split: Literal["train", "val", "test"], model: nn.Module | None = None) -> Tensor:
+    def predict(self, split: Split, model: nn.Module | None = None) -> Tensor:
         """Return margin-free logits (N, C) of a whole split, in float32."""
         return self.logits_of(getattr(self.data, split), model)
 
@@ -247,27 +233,20 @@ class Classification(Normalising, Problem):
             ]
         return torch.cat(parts)
 
-    def correct(
-        self,
-        split: Literal["train", "val", "test"],
-        model: nn.Module | None = None,
-        margin: bool = False,
-    ) -> Tensor:
+    def correct(self, split: Split, model: nn.Module | None = None, margin: bool = False) -> Tensor:
         """Return which images of a split are classified correctly, bool (N,).
 
-        Args:
-            split: which images.
-            model: the live model by default.
-            margin: subtract the head's training margin from the true logit, as the released code
-                does at test time.
+        ``margin`` subtracts the head's training margin from the true logit, as the released code does at
+        test time.
         """
-        data: ImageSet = getattr(self.data, split)
+        labels = getattr(self.data, split).labels
         logits = self.predict(split, model)
         if margin:
-            logits = margin_logits(self.head, logits, data.labels)
-        return logits.argmax(dim=1) == data.labels
+            logits = margin_logits(self.head, logits, labels)
+        correct: Tensor = logits.argmax(dim=1) == labels
+        return correct
 
-    def accuracy(self, split: Literal["train", "val", "test"]) -> float:
+    def accuracy(self, split: Split) -> float:
         """Return the accuracy over all classes of a split, in percent."""
         return 100.0 * float(self.correct(split).float().mean())
 
@@ -279,11 +258,7 @@ class Classification(Normalising, Problem):
     def outside_logits(self, model: nn.Module | None = None) -> Tensor:
         """Return the whole head's logits (N, C) of the images outside the task.
 
-        Args:
-            model: the live model by default; it is left with the head that it has.
-
-        Raises:
-            ModelError: for a problem that was given nothing outside its classes.
+        The model, the live one by default, is left with the head that it has.
         """
         outside = self._the_outside()
         with restored(model or self.model, outside.head) as whole:
@@ -297,9 +272,7 @@ class Classification(Normalising, Problem):
         """Return the accuracy in percent on the classes outside the task (8.2); see above."""
         return 100.0 * float(self.outside_correct(model).float().mean())
 
-    def evaluate(
-        self, tasks: Sequence[Task], split: Literal["val", "test"] = "test"
-    ) -> list[dict[str, float]]:
+    def evaluate(self, tasks: Sequence[Task], split: Split = "test") -> list[dict[str, float]]:
         """Return each task's metrics for the live model; see :mod:`minigslora.metrics`.
 
         A cosine head adds ``acc_margin`` figures, with its margin on the true logit: those the
@@ -324,11 +297,7 @@ class Classification(Normalising, Problem):
 
     @contextlib.contextmanager
     def compiled(self) -> Iterator[None]:
-        """Compile the live model up to its embedding, while this context lasts.
-
-        Raises:
-            ConfigError: where torch cannot compile on this machine.
-        """
+        """Compile the live model up to its embedding, while this context lasts."""
         network: Any = self.model
         network.forward_features = torch.compile(network.forward_features)  # hides the class's own
         try:

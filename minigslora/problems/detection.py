@@ -28,20 +28,24 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from minigslora.datasets.detection import DetectionData, DetectionSet, Objects
+from minigslora.datasets.detection import DetectionData, DetectionSet
 from minigslora.datasets.images import Normalising
 from minigslora.device import Precision, autocast, pick_device
 from minigslora.errors import ModelError
 from minigslora.metrics import Boxes, average_precisions, detection_metrics
+from minigslora.models.checkpoint import require_finite
 from minigslora.models.detr import PRIOR
 from minigslora.problems.base import Batch, Losses, Problem, Role, Space
 from minigslora.rng import Streams
 from minigslora.tasks import Task
+
+Split = Literal["train", "val", "test"]
 
 IGNORED = -1e4
 """A logit whose sigmoid, and so its focal loss as background and its gradient, are exactly zero."""
@@ -96,7 +100,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Matches:
-    """Which query was paired with which object, by image.
+    """Which query was paired with which object, by image, and all n pairs one behind the other.
 
     Attributes:
         targets: each image's objects that its role is about.
@@ -108,33 +112,24 @@ class Matches:
     pairs: list[tuple[Tensor, Tensor]]
     ignored: Tensor
 
+    @cached_property
+    def image(self) -> Tensor:
+        """The image of each pair, (n,)."""
+        return torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(self.pairs)])
 
-@dataclass(frozen=True)
-class Annotated:
-    """The matched objects of all images, one behind the other.
+    @cached_property
+    def query(self) -> Tensor:
+        """The query of each pair, (n,)."""
+        return torch.cat([queries for queries, _ in self.pairs])
 
-    Attributes:
-        image, query: (n,), which query of which image each object was paired with.
-        label: (n,), its class.
-        box: (n, 4), its place, as in :class:`Outputs`.
-    """
+    def of_objects(self, key: str) -> Tensor:
+        """Return what the targets say of each pair's object: its class (n,), or its box (n, 4)."""
+        every = zip(self.targets, self.pairs, strict=True)
+        return torch.cat([target[key][objects] for target, (_, objects) in every])
 
-    image: Tensor
-    query: Tensor
-    label: Tensor
-    box: Tensor
-
-    @classmethod
-    def of(cls, own: Matches) -> Annotated:
-        """Line up what was matched."""
-        image = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(own.pairs)])
-        query = torch.cat([queries for queries, _ in own.pairs])
-        chosen = [(t, objects) for t, (_, objects) in zip(own.targets, own.pairs, strict=True)]
-        label = torch.cat([t["class_labels"][objects] for t, objects in chosen])
-        return cls(image, query, label, torch.cat([t["boxes"][objects] for t, objects in chosen]))
-
-    def mean(self, values: Tensor, images: int) -> Tensor:
+    def mean(self, values: Tensor) -> Tensor:
         """Return the mean over each image's objects of ``values`` (n,), (B,); 0 where it has none."""
+        images = len(self.targets)
         total = values.new_zeros(images).index_add(0, self.image, values)
         return total / self.image.bincount(minlength=images).clamp(min=1)
 
@@ -146,16 +141,16 @@ class ObjectLosses(Losses):
     Bounded by their mean, an object far above the bound would hide another that is still recognised.
 
     Attributes:
-        objects: what was matched in the images.
+        own: what was matched in the images.
         focal: (n,), the focal loss (9.2) of each object; forgotten images' ``bounded`` is its mean.
     """
 
-    objects: Annotated
+    own: Matches
     focal: Tensor
 
     def short_of(self, bound: float) -> Tensor:
         """Return the mean over each image's objects of ReLU(BND − focal), (B,)."""
-        return self.objects.mean((bound - self.focal).relu(), len(self.bounded))
+        return self.own.mean((bound - self.focal).relu())
 
 
 class Detection(Normalising, Problem):
@@ -169,9 +164,6 @@ class Detection(Normalising, Problem):
         precision: "auto" trains in float32: the places that attention reads from are coarse in bf16,
             and it is hardly faster for a small detector. Evaluation is in float32.
         choices: what becomes of objects in an image; :data:`CHOICES` has those of each recipe.
-
-    Raises:
-        ModelError: where the model is no Deformable DETR, or its head has other classes.
     """
 
     kind: ClassVar[str] = "detection"
@@ -187,28 +179,14 @@ class Detection(Normalising, Problem):
         precision: Precision = "auto",
         choices: Choices = CHOICES["corrected"],
     ) -> None:
-        from transformers import DeformableDetrForObjectDetection
         from transformers.loss import loss_deformable_detr as detr
 
-        from minigslora.models.checkpoint import require_finite
         from minigslora.models.deformable_attention import read_quickly
 
-        if not isinstance(model, DeformableDetrForObjectDetection):
-            raise ModelError(
-                f"{type(model).__name__} is no detector that is known here; give transformers' "
-                "DeformableDetrForObjectDetection"
-            )
-        config: Any = model.config
-        if config.num_labels != len(data.classes):
-            raise ModelError(
-                f"the model's head has {config.num_labels} classes but {data.name} has {len(data.classes)}; "
-                "take the rows of its categories with minigslora.models.detr.keep_classes, or train it "
-                "on them"
-            )
-        require_finite(model.state_dict(), "the model")
+        config = _checked(model, data)
         self.device = pick_device(str(device))
         self.precision: Precision = "fp32" if precision == "auto" else precision
-        self.model: nn.Module = model.to(self.device)  # type: ignore[arg-type]
+        self.model = model.to(self.device)
         read_quickly(self.model)
         self.data = data.to(self.device)
         self.normalise_by(mean, std, self.device)
@@ -227,9 +205,7 @@ class Detection(Normalising, Problem):
     @property
     def head(self) -> nn.Module:
         """The classifier that reads the last decoder layer, whose rows are the classes."""
-        heads: Any = self.model.class_embed
-        head: nn.Module = heads[-1]
-        return head
+        return _head(self.model)
 
     @property
     def margin(self) -> float:
@@ -261,14 +237,12 @@ class Detection(Normalising, Problem):
         """Return training images by index, normalised; flipped and relit where a stream is given."""
         rows = torch.cat(list(indices.values()))
         images = self.data.train.images[rows]
-        targets = [self._on_device(self.data.train.objects[i].targets()) for i in rows.tolist()]
+        annotated = [self.data.train.objects[i].targets() for i in rows.tolist()]
+        targets = [{key: value.to(self.device) for key, value in t.items()} for t in annotated]
         if moves is not None:
             images, targets = augment(images, targets, moves)
         sizes = {role: len(part) for role, part in indices.items()}
         return Batch(self.normalise(images), targets, sizes)
-
-    def _on_device(self, target: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {key: value.to(self.device) for key, value in target.items()}
 
     def forward(self, batch: Batch, model: nn.Module | None = None) -> Outputs:
         """Return logits, boxes and embeddings of ``model`` (the live one by default)."""
@@ -276,10 +250,9 @@ class Detection(Normalising, Problem):
 
     def outputs(self, inputs: Tensor, model: nn.Module) -> Outputs:
         """Return what ``model`` says of normalised images (B, 3, S, S)."""
-        seen = torch.ones(len(inputs), *inputs.shape[-2:], dtype=torch.long, device=inputs.device)
-        found = model(pixel_values=inputs, pixel_mask=seen)
-        embedding = found.intermediate_hidden_states[:, -1]
-        return Outputs(found.logits.float(), found.pred_boxes.float(), embedding.float())
+        said = model(pixel_values=inputs, pixel_mask=_whole(inputs))
+        embedding = said.intermediate_hidden_states[:, -1]
+        return Outputs(said.logits.float(), said.pred_boxes.float(), embedding.float())
 
     # --- losses ---------------------------------------------------------------------------------------
 
@@ -291,16 +264,16 @@ class Detection(Normalising, Problem):
 
     @torch.no_grad()
     def _match(self, outputs: Outputs, batch: Batch) -> Matches:
-        roles = [role for role, size in batch.sizes.items() for _ in range(size)]
+        roles = _roles(batch)
         wanted = [self.asked[r][t["class_labels"]] for r, t in zip(roles, batch.targets, strict=True)]
         own = [{k: v[w] for k, v in t.items()} for t, w in zip(batch.targets, wanted, strict=True)]
         ignored = torch.zeros(outputs.logits.shape[:2], dtype=torch.bool, device=outputs.logits.device)
         dropped = [self._rest(role) == "background" for role in roles]
         seen = [o if drop else t for o, t, drop in zip(own, batch.targets, dropped, strict=True)]
-        found = self.criterion.matcher({"logits": outputs.logits, "pred_boxes": outputs.boxes}, seen)
-        found = [(q.to(ignored.device), o.to(ignored.device)) for q, o in found]
+        matched = self.criterion.matcher({"logits": outputs.logits, "pred_boxes": outputs.boxes}, seen)
+        matched = [(q.to(ignored.device), o.to(ignored.device)) for q, o in matched]
         pairs = []
-        for image, ((queries, objects), mine) in enumerate(zip(found, wanted, strict=True)):
+        for image, ((queries, objects), mine) in enumerate(zip(matched, wanted, strict=True)):
             if dropped[image]:
                 pairs.append((queries, objects))
                 continue
@@ -321,65 +294,43 @@ class Detection(Normalising, Problem):
         image. Of forgotten images the bounded part is as :class:`Choices` says; ``handicap`` nats are
         taken off the true logit of their matched queries.
         """
-        own = self.matches(outputs, batch)
-        objects = Annotated.of(own)
+        own, logits = self.matches(outputs, batch), outputs.logits
         counts = torch.tensor([len(t["class_labels"]) for t in own.targets], device=self.device).float()
         parts = counts.split(list(batch.sizes.values()))
         per_image = torch.cat([part.mean().clamp(min=1).expand(len(part)) for part in parts])
-        forgotten = torch.tensor([r == "forget" for r, size in batch.sizes.items() for _ in range(size)])
-        forgotten = forgotten.to(self.device)
-        focal = self._focal(outputs.logits.masked_fill(own.ignored[..., None], IGNORED), objects)
-        focal = self.choices.focal * focal / per_image
-        boxes = self._boxes(outputs.boxes, objects) / per_image
+        forgotten = torch.tensor([role == "forget" for role in _roles(batch)]).to(self.device)
+        true = own.image, own.query, own.of_objects("class_labels")
+        wanted = torch.zeros_like(logits)
+        wanted[true] = 1
+        heard = logits.masked_fill(own.ignored[..., None], IGNORED)
+        focal = self.choices.focal * _focal(heard, wanted, self.criterion.focal_alpha) / per_image
+        boxes = self._boxes(outputs.boxes, own) / per_image
         taught = boxes if self.choices.boxes_of_forgotten else torch.zeros_like(boxes)
         plain = torch.where(forgotten, taught, boxes)
         if self.choices.bounded == "all":
             return Losses(focal, plain)
-        of_objects = self._focal_of_matched(outputs.logits, objects, handicap)
-        bounded = torch.where(forgotten, objects.mean(of_objects, len(focal)), focal)
-        return ObjectLosses(bounded, plain, objects, of_objects)
+        z = logits[true][:, None, None] - handicap
+        of_objects = _focal(z, torch.ones_like(z), alpha=-1)  # (9.2)
+        return ObjectLosses(torch.where(forgotten, own.mean(of_objects), focal), plain, own, of_objects)
 
-    def _focal(self, logits: Tensor, objects: Annotated) -> Tensor:
-        """Return transformers' focal loss of all queries, summed over each image, (B,)."""
-        from transformers.loss.loss_for_object_detection import sigmoid_focal_loss
-
-        wanted = torch.zeros_like(logits)
-        wanted[objects.image, objects.query, objects.label] = 1
-        alpha, queries = self.criterion.focal_alpha, logits.shape[1]
-        of_image = torch.vmap(lambda z, y: sigmoid_focal_loss(z[None], y[None], 1, alpha=alpha, gamma=2))
-        found: Tensor = of_image(logits, wanted) * queries  # theirs is a mean over queries
-        return found
-
-    def _focal_of_matched(self, logits: Tensor, objects: Annotated, handicap: float) -> Tensor:
-        """Return (9.2) of the matched objects, of their true classes, (n,)."""
-        from transformers.loss.loss_for_object_detection import sigmoid_focal_loss
-
-        true = logits[objects.image, objects.query, objects.label][:, None, None] - handicap
-        of_object = torch.vmap(lambda z: sigmoid_focal_loss(z, torch.ones_like(z), 1, alpha=-1, gamma=2))
-        found: Tensor = of_object(true)
-        return found
-
-    def _boxes(self, boxes: Tensor, objects: Annotated) -> Tensor:
+    def _boxes(self, boxes: Tensor, own: Matches) -> Tensor:
         """Return the weighted L1 and GIoU losses of matched boxes, summed over each image, (B,)."""
         from torchvision.ops import box_convert, generalized_box_iou_loss
 
-        found, wanted = boxes[objects.image, objects.query], objects.box
-        apart = (found - wanted).abs().sum(1)
-        corners = (box_convert(x, "cxcywh", "xyxy") for x in (found, wanted))
-        weighted = self.box_weights["loss_bbox"] * apart
+        predicted, wanted = boxes[own.image, own.query], own.of_objects("boxes")
+        corners = (box_convert(x, "cxcywh", "xyxy") for x in (predicted, wanted))
+        weighted = self.box_weights["loss_bbox"] * (predicted - wanted).abs().sum(1)
         weighted = weighted + self.box_weights["loss_giou"] * generalized_box_iou_loss(*corners)
-        return boxes.new_zeros(len(boxes)).index_add(0, objects.image, weighted)
+        return boxes.new_zeros(len(boxes)).index_add(0, own.image, weighted)
 
     def supervised(self, batch: Batch, share: float = 1.0) -> Tensor:
         """Return the loss that the model is pre-trained with: transformers' own, auxiliary ones included.
 
-        Args:
-            batch: images and all their objects.
-            share: of a training margin; there is none here.
+        There is no training margin to take a ``share`` of.
         """
-        seen = torch.ones(len(batch.inputs), *batch.inputs.shape[-2:], dtype=torch.long, device=self.device)
-        found = self.model(pixel_values=batch.inputs, pixel_mask=seen, labels=batch.targets)
-        loss: Tensor = found.loss
+        inputs = batch.inputs
+        said = self.model(pixel_values=inputs, pixel_mask=_whole(inputs), labels=batch.targets)
+        loss: Tensor = said.loss
         return loss
 
     # --- prototypes -----------------------------------------------------------------------------------
@@ -388,23 +339,18 @@ class Detection(Normalising, Problem):
         self, outputs: Outputs, batch: Batch, space: Space, role: Role
     ) -> tuple[Tensor, Tensor] | None:
         """Return the logits or embeddings of the queries matched to the role's objects, and labels."""
-        values = outputs.logits if space == "logits" else outputs.embedding
-        if (part := batch.part(values, role)) is None:
+        if not batch.sizes.get(role):
             return None
+        values = outputs.logits if space == "logits" else outputs.embedding
         own = self.matches(outputs, batch)
-        before = 0
-        for name, size in batch.sizes.items():
-            if name == role:
-                break
-            before += size
         rows, labels = list[Tensor](), list[Tensor]()
-        for i, vectors in enumerate(part, before):
+        for i in (i for i, other in enumerate(_roles(batch)) if other == role):
             queries, objects = own.pairs[i]
             order = objects.argsort()  # the objects', so that two models' rows stand beside each other
-            rows.append(vectors[queries[order]])
+            rows.append(values[i, queries[order]])
             labels.append(own.targets[i]["class_labels"][objects[order]])
-        found = torch.cat(rows), torch.cat(labels)
-        return found if len(found[1]) else None
+        every = torch.cat(rows), torch.cat(labels)
+        return every if len(every[1]) else None
 
     @torch.no_grad()
     def class_rows(self, space: Space, model: nn.Module | None = None) -> Tensor:
@@ -412,65 +358,95 @@ class Detection(Normalising, Problem):
 
         The row of a class stands for a query matched to an object of it.
         """
-        source: Any = model or self.model
-        head = source.class_embed[-1]
+        head = _head(model or self.model)
         rows: Tensor = head.weight.detach().float()
         outputs: Tensor = head(rows).float()
         return rows if space == "embedding" else outputs
 
     def fresh_model(self, streams: Streams) -> nn.Module:
         """Return the same architecture with random weights."""
+        live: Any = self.model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(streams("fresh").initial_seed())
-            config: Any = self.model.config
-            model: nn.Module = type(self.model)(config)
+            model: nn.Module = type(live)(live.config)
         return model.requires_grad_(True).to(self.device)
 
     # --- evaluation -----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def detect(
-        self,
-        split: Literal["train", "val", "test"],
-        model: nn.Module | None = None,
-    ) -> list[Boxes]:
-        """Return the 100 best-scored boxes of each image of a split, in pixels of the original image.
-
-        Args:
-            split: which images.
-            model: the live model by default.
-        """
+    def detect(self, split: Split, model: nn.Module | None = None) -> list[Boxes]:
+        """Return the 100 best-scored boxes of each image of a split, in pixels of the original image."""
         model = model or self.model
         model.eval()
         data: DetectionSet = getattr(self.data, split)
-        found: list[Boxes] = []
+        boxes: list[Boxes] = []
         for part in torch.arange(len(data)).split(self.eval_batch):
             with autocast(self.device, "fp32"):
                 outputs = self.outputs(self.normalise(data.images[part.to(self.device)]), model)
-            found += best_boxes(outputs, [data.objects[i].size for i in part.tolist()])
-        return found
+            boxes += best_boxes(outputs, [data.objects[i].size for i in part.tolist()])
+        return boxes
 
-    def precisions(
-        self, split: Literal["train", "val", "test"], model: nn.Module | None = None
-    ) -> dict[str, Tensor]:
+    def precisions(self, split: Split, model: nn.Module | None = None) -> dict[str, Tensor]:
         """Return AP and AP50 of each class on a split, (C,), in percent; NaN for a class without objects."""
         data: DetectionSet = getattr(self.data, split)
         return average_precisions(self.detect(split, model), list(data.objects), self.num_classes)
 
-    def accuracy(self, split: Literal["train", "val", "test"]) -> float:
+    def accuracy(self, split: Split) -> float:
         """Return AP50, the mean over classes, in percent: what pre-training watches."""
         return float(self.precisions(split)["ap50"].nanmean())
 
-    def evaluate(
-        self, tasks: Sequence[Task], split: Literal["val", "test"] = "test"
-    ) -> list[dict[str, float]]:
+    def evaluate(self, tasks: Sequence[Task], split: Split = "test") -> list[dict[str, float]]:
         """Return each task's AP and AP50 for the live model; see :mod:`minigslora.metrics`."""
-        found = self.precisions(split)
-        return [detection_metrics(found, task, self.data.classes) for task in tasks]
+        precisions = self.precisions(split)
+        return [detection_metrics(precisions, task, self.data.classes) for task in tasks]
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the precision context of training."""
         return autocast(self.device, self.precision)
+
+
+def _checked(model: Any, data: DetectionData) -> Any:
+    """Return a detector's configuration; where the two do not go together, that is a ModelError."""
+    from transformers import DeformableDetrForObjectDetection
+
+    if not isinstance(model, DeformableDetrForObjectDetection):
+        raise ModelError(
+            f"{type(model).__name__} is no detector that is known here; give transformers' "
+            "DeformableDetrForObjectDetection"
+        )
+    config: Any = model.config
+    if config.num_labels != len(data.classes):
+        raise ModelError(
+            f"the model's head has {config.num_labels} classes but {data.name} has {len(data.classes)}; "
+            "take the rows of its categories with minigslora.models.detr.keep_classes, or train it "
+            "on them"
+        )
+    require_finite(model.state_dict(), "the model")
+    return config
+
+
+def _head(model: Any) -> nn.Linear:
+    head: nn.Linear = model.class_embed[-1]
+    return head
+
+
+def _whole(images: Tensor) -> Tensor:
+    """Return the mask by which a detector looks at all of each image."""
+    return torch.ones(len(images), *images.shape[-2:], dtype=torch.long, device=images.device)
+
+
+def _roles(batch: Batch) -> list[Role]:
+    """Return each image's role."""
+    return [role for role, size in batch.sizes.items() for _ in range(size)]
+
+
+def _focal(logits: Tensor, wanted: Tensor, alpha: float) -> Tensor:
+    """Return transformers' focal loss of (B, Q, C), summed over queries and classes, (B,)."""
+    from transformers.loss.loss_for_object_detection import sigmoid_focal_loss
+
+    mean = torch.vmap(lambda z, y: sigmoid_focal_loss(z[None], y[None], 1, alpha=alpha, gamma=2))
+    summed: Tensor = mean(logits, wanted) * logits.shape[1]  # theirs is a mean over queries
+    return summed
 
 
 def best_boxes(outputs: Outputs, sizes: Sequence[tuple[int, int]], most: int = 100) -> list[Boxes]:
@@ -482,19 +458,13 @@ def best_boxes(outputs: Outputs, sizes: Sequence[tuple[int, int]], most: int = 1
         most: how many boxes an image is given at most.
     """
     from transformers import DeformableDetrImageProcessor
-    from transformers.models.deformable_detr.modeling_deformable_detr import (
-        DeformableDetrObjectDetectionOutput,
-    )
+    from transformers.models.deformable_detr import modeling_deformable_detr as detr
 
-    found = DeformableDetrObjectDetectionOutput(logits=outputs.logits, pred_boxes=outputs.boxes)
-    kept = DeformableDetrImageProcessor().post_process_object_detection(found, 0.0, list(sizes), most)
+    said = detr.DeformableDetrObjectDetectionOutput(logits=outputs.logits, pred_boxes=outputs.boxes)
+    kept = DeformableDetrImageProcessor().post_process_object_detection(said, 0.0, list(sizes), most)
+    boxes = [torch.cat([k["boxes"][:, :2], k["boxes"][:, 2:] - k["boxes"][:, :2]], dim=1) for k in kept]
     return [
-        Boxes(
-            torch.cat([one["boxes"][:, :2], one["boxes"][:, 2:] - one["boxes"][:, :2]], dim=1).cpu(),
-            one["labels"].cpu(),
-            one["scores"].cpu(),
-        )
-        for one in kept
+        Boxes(box.cpu(), k["labels"].cpu(), k["scores"].cpu()) for box, k in zip(boxes, kept, strict=True)
     ]
 
 
@@ -518,6 +488,3 @@ def augment(
         mirrored = torch.cat([1 - boxes[:, :1], boxes[:, 1:]], dim=1)
         moved.append({**target, "boxes": torch.where(turned, mirrored, boxes)})
     return x.clamp(0, 1), moved
-
-
-__all__ = ["CHOICES", "Choices", "Detection", "Objects", "Outputs", "augment", "best_boxes"]
