@@ -65,7 +65,7 @@ ANNOTATIONS = "val_annotations.txt"
 def _as_distributed(root: Path) -> dict[str, Files]:
     """Return the splits of Tiny-ImageNet's own layout."""
     _only_wnids(root, ("train",))
-    train, val = folders.hold_out(folders.class_files(root / "train"), 0.1)
+    train, val = folders.held_out(folders.class_files(root / "train"), 0.1)
     test: Files = {}
     for line in read_lines(root / "val" / ANNOTATIONS):
         file, *notes = line.split("\t")
