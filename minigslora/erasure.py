@@ -20,7 +20,7 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from minigslora import __version__, ledger, lora
-from minigslora.class_order import in_heads_order, require_same_order, some
+from minigslora.class_order import in_heads_order, require_same_order
 from minigslora.config import parse_value
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet
@@ -34,6 +34,7 @@ from minigslora.models.checkpoint import card_of
 from minigslora.models.heads import CosineHead
 from minigslora.problems.classification import Classification
 from minigslora.tasks import Plan, Setting, Task, TaskReport, check_requests, plan_requests, without
+from minigslora.text import some
 from minigslora.training import forget_sequence, origin_of
 
 _RUN = "_minigslora_run"
@@ -283,7 +284,7 @@ def _load(model: nn.Module, data: DataSet | str | Path, watch: bool) -> DataSet:
             raise DataError(
                 f"the model's card counts its classes as {some(known)}, but {data.name} as "
                 f"{some(data.classes)}; bring the data into the model's order with "
-                "minigslora.datasets.folders.reordered"
+                "minigslora.class_order.reordered"
             )
         return data
     size = None if str(data) in registry.RENDERED else input_size(model)

@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from minigslora.class_order import some
 from minigslora.course import plots
 from minigslora.course.runs import device_name, versions
 from minigslora.datasets.images import spread
 from minigslora.erasure import Erasure
 from minigslora.errors import ModelError
 from minigslora.files import write_text, written_whole
+from minigslora.text import some
 
 PICTURES = 8
 """How many photographs a row of the gallery shows."""

@@ -11,6 +11,7 @@ import torch
 from PIL import ExifTags, Image, ImageFile, features
 from test_folders import photo, tree
 
+from minigslora import class_order
 from minigslora.datasets import folders, pictures, registry
 from minigslora.errors import DataError
 
@@ -138,7 +139,7 @@ def test_a_data_set_by_name_takes_an_order_too(tmp_path, monkeypatch):
     ],
 )
 def test_common_orders_of_the_same_names(names, orders):
-    found = list(folders.common_orders(names).values())
+    found = list(class_order.common_orders(names).values())
     assert found == list(dict.fromkeys(orders))
 
 

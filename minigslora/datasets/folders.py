@@ -7,20 +7,18 @@ CASIA-Face100, ImageNet100 and anyone's own photographs come this way.
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from minigslora.class_order import in_order
 from minigslora.datasets.images import DataSet, ImageSet, hold_out
 from minigslora.datasets.pictures import ENDINGS, ImageFiles, gathered
 from minigslora.errors import DataError
 from minigslora.files import read_lines
+from minigslora.text import some
 
 Files = dict[str, list[Path]]
 """Image files by class."""
@@ -95,9 +93,6 @@ def data_set(
     return DataSet(name or root.name, train, val, test, split_by_us=split_folders(root)["train"] is None)
 
 
-# --- the order of the classes ------------------------------------------------------------------------
-
-
 def class_order(root: Path, found: Iterable[str], given: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the classes in the order of the model's head: as given, as ``classes.txt`` says, or sorted.
 
@@ -112,70 +107,6 @@ def class_order(root: Path, found: Iterable[str], given: Sequence[str] | None = 
     if len(set(orders)) > 1:
         raise DataError(f"{lists[0]} and {lists[1]} list the classes in two orders; remove the wrong one")
     return orders[0] if orders else tuple(sorted(found))
-
-
-def in_order(given: Sequence[str], found: Iterable[str], source: str) -> tuple[str, ...]:
-    """Return the names found in the order given; a name's accents may be composed or not.
-
-    Raises:
-        DataError: naming ``source``, for a name that is given twice, is not there, or is not given.
-    """
-    known = {unicodedata.normalize("NFC", name): name for name in found}
-    order = tuple(known.get(unicodedata.normalize("NFC", name), name) for name in given)
-    faults = {
-        "names twice": {name for i, name in enumerate(order) if name in order[:i]},
-        "names what is no class": set(order) - set(known.values()),
-        "leaves out": set(known.values()) - set(order),
-    }
-    if wrong := [f"{what} {shortened(sorted(names))}" for what, names in faults.items() if names]:
-        raise DataError(
-            f"{source}: the list {' and '.join(wrong)}; expected the {len(known)} classes of training, each "
-            "once, in the order of the model's head. Correct the list, or remove it for the order by name"
-        )
-    return order
-
-
-def reordered(data: DataSet, classes: Sequence[str]) -> DataSet:
-    """Return a data set whose labels count its classes in another order."""
-    order = in_order(classes, data.classes, "the class names given")
-    places = torch.tensor([order.index(name) for name in data.classes])
-    sets: dict[str, Any] = {
-        split: replace(own, labels=places[own.labels], classes=order)
-        for split, own in (("train", data.train), ("val", data.val), ("test", data.test))
-    }
-    return replace(data, **sets)
-
-
-def common_orders(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the orders that training programs commonly give to class folders, by what they are called.
-
-    The first is ours, by code point (torchvision, Keras). An order equal to one before it is left out.
-    """
-    keys: dict[str, Callable[[str], Any]] = {
-        "by code point": lambda name: name,
-        "natural, whatever the case (2 before 10)": lambda name: _natural(name.casefold()),  # as timm
-        "natural (2 before 10)": _natural,
-        "whatever the case": str.casefold,
-        "as paths (a-b before a)": lambda name: f"{name}/",
-    }
-    known = sorted(names)
-    if all(re.fullmatch("-?[0-9]+", name) for name in known):
-        keys["numeric"] = int
-    found: dict[str, tuple[str, ...]] = {}
-    for what, key in keys.items():
-        if (order := tuple(sorted(known, key=key))) not in found.values():
-            found[what] = order
-    return found
-
-
-def _natural(name: str) -> list[str | int]:
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
-
-
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Return the first few of some names, and how many there are where there are more."""
-    some = ", ".join(repr(str(name)) for name in names[:most])
-    return f"{some}, … ({len(names)} in all)" if len(names) > most else some
 
 
 # --- the files ---------------------------------------------------------------------------------------
@@ -301,7 +232,7 @@ def _not_empty(folder: Path) -> Files:
         )
     if empty := [folder / name for name, files in found.items() if not files]:
         others = sorted({path.suffix for path in empty[0].rglob("*") if path.is_file() and path.suffix})
-        there = f"; its files end in {shortened(others)}" if others else ""
+        there = f"; its files end in {some(map(repr, others))}" if others else ""
         more = f" ({len(empty)} such folders)" if len(empty) > 1 else ""
         raise DataError(
             f"the class folder {empty[0]} has no image; fill or remove it{more}{there} ({accepted})"

@@ -168,7 +168,7 @@ class ImageFiles:
 
     def ahead(self, rows: Iterable[int]) -> None:
         """Start to decode images that will be asked for soon; they are kept until then."""
-        self._coming.update({row: self._read(row) for row in rows if row not in self._coming})
+        self._coming.update({row: self._read(row) for row in dict.fromkeys(rows) if row not in self._coming})
 
     def _read(self, row: int) -> Future[Tensor]:
         declared = self.declared[row] if self.declared else None
