@@ -1,22 +1,27 @@
-"""Whether a model's head and the classes of the data are in the same order, asked before anything is trained.
+"""Which class is which: the order of a data set's classes, and whether a model's head has the same.
 
 A model whose head counts its classes another way than the data do would forget a wrong class and look like a
-success.
+success. So that is asked before anything is trained.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from minigslora.datasets.folders import common_orders, reordered
 from minigslora.datasets.images import DataSet, spread
 from minigslora.errors import DataError
-from minigslora.problems.classification import Classification
+from minigslora.text import some
+
+if TYPE_CHECKING:
+    from minigslora.problems.classification import Classification
 
 MOST, CLOSELY, OF_EACH = 500, 50, 20
 """Training images that the model is asked about; classes that are looked at closely; images of each."""
@@ -25,6 +30,64 @@ REMEDY = (
     "Give the classes in the order of the model's head: --class-names FILE with one name a line, or such a "
     "file called classes.txt beside the class folders"
 )
+
+
+def in_order(given: Sequence[str], found: Iterable[str], source: str) -> tuple[str, ...]:
+    """Return the names found in the order given; a name's accents may be composed or not.
+
+    Raises:
+        DataError: naming ``source``, for a name that is given twice, is not there, or is not given.
+    """
+    known = {unicodedata.normalize("NFC", name): name for name in found}
+    order = tuple(known.get(unicodedata.normalize("NFC", name), name) for name in given)
+    faults = {
+        "names twice": {name for i, name in enumerate(order) if name in order[:i]},
+        "names what is no class": set(order) - set(known.values()),
+        "leaves out": set(known.values()) - set(order),
+    }
+    if wrong := [f"{what} {some(map(repr, sorted(names)))}" for what, names in faults.items() if names]:
+        raise DataError(
+            f"{source}: the list {' and '.join(wrong)}; expected the {len(known)} classes of training, each "
+            "once, in the order of the model's head. Correct the list, or remove it for the order by name"
+        )
+    return order
+
+
+def reordered(data: DataSet, classes: Sequence[str]) -> DataSet:
+    """Return a data set whose labels count its classes in another order."""
+    order = in_order(classes, data.classes, "the class names given")
+    places = torch.tensor([order.index(name) for name in data.classes])
+    sets: dict[str, Any] = {
+        split: replace(own, labels=places[own.labels], classes=order)
+        for split, own in (("train", data.train), ("val", data.val), ("test", data.test))
+    }
+    return replace(data, **sets)
+
+
+def common_orders(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the orders that training programs commonly give to class folders, by what they are called.
+
+    The first is ours, by code point (torchvision, Keras). An order equal to one before it is left out.
+    """
+    keys: dict[str, Callable[[str], Any]] = {
+        "by code point": lambda name: name,
+        "natural, whatever the case (2 before 10)": lambda name: _natural(name.casefold()),  # as timm
+        "natural (2 before 10)": _natural,
+        "whatever the case": str.casefold,
+        "as paths (a-b before a)": lambda name: f"{name}/",
+    }
+    known = sorted(names)
+    if all(re.fullmatch("-?[0-9]+", name) for name in known):
+        keys["numeric"] = int
+    found: dict[str, tuple[str, ...]] = {}
+    for what, key in keys.items():
+        if (order := tuple(sorted(known, key=key))) not in found.values():
+            found[what] = order
+    return found
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
 
 
 def require_same_order(
@@ -106,8 +169,3 @@ def in_heads_order(data: DataSet, given: Sequence[str] | None, known: Sequence[s
         )
     order = given if given is not None else known
     return reordered(data, order) if order and tuple(order) != data.classes else data
-
-
-def some(names: Sequence[str], most: int = 5) -> str:
-    """Return the first names, and how many there are."""
-    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from minigslora import __version__, ledger, lora
-from minigslora.class_order import in_heads_order, require_same_order, some
+from minigslora.class_order import in_heads_order, require_same_order
 from minigslora.config import parse_value
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet
@@ -32,6 +32,7 @@ from minigslora.models.checkpoint import card_of, input_size, normalisation
 from minigslora.problems.classification import Classification
 from minigslora.sequence import forget_sequence, origin_of
 from minigslora.tasks import Plan, Setting, TaskReport, check_requests, plan_requests, without
+from minigslora.text import some
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -260,7 +261,7 @@ def _load(model: nn.Module, data: DataSet | str | Path, watch: bool) -> DataSet:
         raise DataError(
             f"the model's card counts its classes as {some(known)}, but {data.name} as "
             f"{some(data.classes)}; bring the data into the model's order with "
-            "minigslora.datasets.folders.reordered"
+            "minigslora.class_order.reordered"
         )
     strict = getattr(getattr(model, "patch_embed", None), "strict_img_size", False)
     if strict and len(data.train) and data.image_size != (size := input_size(model)):

@@ -1,4 +1,4 @@
-"""Text from a command line, and to a terminal."""
+"""Text from a command line, in messages, and to a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,12 @@ def expand_home(text: str) -> str:
         with contextlib.suppress(RuntimeError):  # no home is known
             return option + str(Path(path).expanduser())
     return text
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    """Return the first few of some names, and how many there are where there are more."""
+    known = list(names)
+    return ", ".join(known[:most]) + (f", … ({len(known)} in all)" if len(known) > most else "")
 
 
 def safe_streams() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from minigslora.datasets import detection, registry
+from minigslora.datasets import pictures, registry
 from minigslora.datasets.annotations import checked_box
 from minigslora.datasets.detection import from_coco, load_coco, load_voc
 from minigslora.errors import DataError
@@ -295,9 +295,9 @@ def test_all_entries_that_cannot_be_are_named_at_once(tmp_path):
         from_coco(torch.zeros(3, 3, 8, 8), changed(annotations_1_image_id=99))
 
 
-@pytest.mark.parametrize("memory", [detection.IN_MEMORY, 0])
+@pytest.mark.parametrize("memory", [pictures.IN_MEMORY, 0])
 def test_pictures_of_another_size_are_named(tmp_path, monkeypatch, memory):
-    monkeypatch.setattr(detection, "IN_MEMORY", memory)
+    monkeypatch.setattr(pictures, "IN_MEMORY", memory)
     root = coco_folder(tmp_path, plain())
     picture(root / "val2017" / "1.png", (80, 40))
     (root / "train2017" / "0.png").unlink()
@@ -323,7 +323,7 @@ def turned(path, orientation):
     Image.fromarray(stored).save(path, exif=exif)
 
 
-@pytest.mark.parametrize("memory", [detection.IN_MEMORY, 0])
+@pytest.mark.parametrize("memory", [pictures.IN_MEMORY, 0])
 @pytest.mark.parametrize(
     ("orientation", "size", "red"),
     [
@@ -337,7 +337,7 @@ def turned(path, orientation):
     ],
 )
 def test_boxes_and_pictures_share_the_declared_frame(tmp_path, monkeypatch, memory, orientation, size, red):
-    monkeypatch.setattr(detection, "IN_MEMORY", memory)
+    monkeypatch.setattr(pictures, "IN_MEMORY", memory)
     value = changed(images_0_width=size[0], images_0_height=size[1])
     root = coco_folder(tmp_path, value)
     turned(root / "val2017" / "0.png", orientation)

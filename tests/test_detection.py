@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from minigslora import erasure, lora, methods, recipes
-from minigslora.datasets import detection, registry
-from minigslora.datasets.detection import Objects, from_coco, load_coco, load_voc, objects_of
+from minigslora.datasets import pictures, registry
+from minigslora.datasets.detection import Objects, load_coco, load_voc, objects_of
 from minigslora.datasets.rendered import mini_scenes
 from minigslora.errors import ConfigError, DataError, ModelError
 from minigslora.files import load_tensors, save_tensors
@@ -82,7 +82,7 @@ def test_scenes_are_cached_as_coco_writes_them(data_root):
     written = json.loads((folder / "train.json").read_text())
     assert [c["name"] for c in written["categories"]] == list(data.classes) == list(mini_scenes.SHAPES)
     assert len(data.classes) >= 12
-    again = from_coco(*detection.load_cached(folder, "train"))
+    again = mini_scenes.kept(folder / "train.json")
     assert all(torch.equal(a.boxes, b.boxes) for a, b in zip(again.objects, data.train.objects, strict=True))
     assert torch.equal(again.images, data.train.images)
 
@@ -148,7 +148,7 @@ def test_coco_with_gaps_crowds_and_empty_images(coco_folder, monkeypatch):
     assert second.labels.tolist() == [1]  # the box without extent is no object
     assert data.test.of_classes([0]).tolist() == []  # a crowd is no example
     assert data.test.of_classes([1, 2]).tolist() == [1, 2]
-    monkeypatch.setattr(detection, "IN_MEMORY", 0)
+    monkeypatch.setattr(pictures, "IN_MEMORY", 0)
     lazy = registry.load_detection(coco_folder, 16)
     assert not isinstance(lazy.test.images, torch.Tensor)
     assert torch.equal(lazy.test.images[torch.arange(3)], data.test.images)

@@ -2,13 +2,14 @@
 
 import functools
 import operator
+from concurrent.futures import wait
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from minigslora.datasets import folders, registry
+from minigslora.datasets import folders, pictures, registry
 from minigslora.errors import DataError
 
 
@@ -70,22 +71,44 @@ def test_images_are_resized_by_the_shorter_side_and_cropped(tmp_path):
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    assert torch.equal(folders.read_image(tmp_path / "wide.png", 10), torch.full((3, 10, 10), 200).byte())
-    assert folders.read_image(tmp_path / "wide.png", 7).shape == (3, 7, 7)
+    assert torch.equal(pictures.read(tmp_path / "wide.png", 10), torch.full((3, 10, 10), 200).byte())
+    assert pictures.read(tmp_path / "wide.png", 7).shape == (3, 7, 7)
     Image.new("L", (5, 5), 9).save(tmp_path / "grey.png")
-    assert folders.read_image(tmp_path / "grey.png", 6).shape == (3, 6, 6)
+    assert pictures.read(tmp_path / "grey.png", 6).shape == (3, 6, 6)
 
 
 def test_large_splits_are_read_from_their_files(tmp_path, monkeypatch):
     root = tree(tmp_path, train={"a": 4, "b": 4}, test={"a": 2, "b": 2})
     whole = folders.load(root, 8)
-    monkeypatch.setattr(folders, "IN_MEMORY", 0)
+    monkeypatch.setattr(pictures, "IN_MEMORY", 0)
     lazy = folders.load(root, 8)
-    assert isinstance(lazy.train.images, folders.FileImages)
+    assert isinstance(lazy.train.images, pictures.ImageFiles)
     rows = torch.tensor([3, 0, 5])
     assert torch.equal(lazy.train.images[rows], whole.train.images[rows])
     assert lazy.image_size == 8
     assert len(lazy.train.to(torch.device("cpu")).images) == len(whole.train)
+
+
+def test_what_is_asked_for_next_is_decoded_meanwhile_and_read_once(tmp_path, monkeypatch):
+    for i in range(9):
+        photo(tmp_path / f"{i}.png", (20 * i, 0, 0))
+    files, reads = pictures.ImageFiles(tuple(tmp_path / f"{i}.png" for i in range(9)), 4), []
+    plain = pictures.read
+    monkeypatch.setattr(pictures, "read", lambda file, *how: reads.append(file.name) or plain(file, *how))
+    parts = [files[part][:, 0, 0, 0].tolist() for part in torch.arange(9).split(4)]
+    assert parts == [[0, 20, 40, 60], [80, 100, 120, 140], [160]]
+    assert files[torch.tensor([8, 8, 2])][:, 0, 0, 0].tolist() == [160, 160, 40]
+    assert sorted(reads) == sorted([*(f"{i}.png" for i in range(9)), "8.png", "2.png"])
+    files.ahead([5, 6])
+    wait(files._coming.values())
+    (tmp_path / "6.png").unlink()
+    (tmp_path / "7.png").write_bytes(b"no image")
+    assert files[torch.tensor([6])][0, 0, 0, 0] == 120
+    for _ in range(2):  # what could not be read is tried anew
+        with pytest.raises(DataError, match=r"7\.png is not a readable image"):
+            files[torch.tensor([5, 7])]
+    photo(tmp_path / "7.png", (7, 0, 0))
+    assert files[torch.tensor([5, 7])][:, 0, 0, 0].tolist() == [100, 7]
 
 
 def damaged(root):
@@ -154,4 +177,4 @@ def test_real_faces_load(casia):
     names = sorted(p.name for p in (casia / "train").iterdir() if p.is_dir())
     files = folders.class_files(casia / "train")
     assert list(files) == names
-    assert folders.read_image(files[names[0]][0], 48).shape == (3, 48, 48)
+    assert pictures.read(files[names[0]][0], 48).shape == (3, 48, 48)

@@ -12,7 +12,7 @@ import torchvision
 from matplotlib.ft2font import FT2Font
 from test_folders import photo, tree
 
-from minigslora.datasets import cifar, imagenet, olivetti, registry
+from minigslora.datasets import downloaded, imagenet, registry
 from minigslora.datasets.images import augment
 from minigslora.datasets.rendered import mini_glyphs
 from minigslora.errors import DataError
@@ -208,7 +208,7 @@ def test_cifar_is_read_from_its_files_and_a_tenth_held_out(tmp_path, monkeypatch
         assert torch.equal(split.images[:, 0, 0, 0].long(), split.labels)
         assert not split.images[:, 1:].any()
     assert data.val.labels.bincount().tolist() == [2, 2, 2, 2]
-    assert cifar.load(16).train.images.shape == (72, 3, 16, 16)
+    assert downloaded.cifar100(16).train.images.shape == (72, 3, 16, 16)
 
 
 def write_olivetti(root):
@@ -227,12 +227,12 @@ def test_olivetti_is_split_by_person(tmp_path, monkeypatch):
         "person-07",
         (240, 3, 64, 64),
     )
-    for split, count in olivetti.COUNTS.items():
+    for split, count in downloaded.PHOTOGRAPHS.items():
         part = getattr(data, split)
         assert part.labels.bincount().tolist() == [count] * 40
         shade = part.images[:, 0, 0, 0].double() * 399 / 255  # a photograph's number, nearly
         assert ((shade / 10).floor() - part.labels).abs().max() <= 1
-    again = olivetti.load(48)
+    again = downloaded.olivetti(48)
     assert again.test.images.shape == (120, 3, 48, 48)
     assert torch.equal(again.test.labels, data.test.labels)
     record = make_checkpoint(

@@ -11,6 +11,7 @@ import torch
 from PIL import ExifTags, Image, ImageFile, features
 from test_folders import photo, tree
 
+from minigslora import class_order
 from minigslora.datasets import folders, pictures, registry
 from minigslora.errors import DataError
 
@@ -138,7 +139,7 @@ def test_a_data_set_by_name_takes_an_order_too(tmp_path, monkeypatch):
     ],
 )
 def test_common_orders_of_the_same_names(names, orders):
-    found = list(folders.common_orders(names).values())
+    found = list(class_order.common_orders(names).values())
     assert found == list(dict.fromkeys(orders))
 
 
@@ -152,7 +153,7 @@ def test_a_split_of_ours_says_so(tmp_path):
 
 def as_read(path, size=4):
     """Return the picture's middle column of red, green and blue."""
-    return folders.read_image(path, size)[:, :, size // 2].T.tolist()
+    return pictures.read(path, size)[:, :, size // 2].T.tolist()
 
 
 def grey(*values):
@@ -211,7 +212,7 @@ def test_other_modes_are_as_pillow_converts_them(tmp_path, case):
     with Image.open(tmp_path / name) as image:
         image.info.clear()
         converted = torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
-    found = folders.read_image(tmp_path / name, 4)
+    found = pictures.read(tmp_path / name, 4)
     assert torch.equal(found, converted)
     if expected:
         assert found[:, 0, 0].tolist() == expected
@@ -248,7 +249,7 @@ def oriented(path, orientation):
 def test_pictures_are_turned_upright(tmp_path, orientation, ending):
     stored = oriented(tmp_path / f"a{ending}", orientation)
     Image.fromarray(np.ascontiguousarray(UPRIGHT[orientation](stored))).save(tmp_path / "turned.png")
-    found, expected = (folders.read_image(tmp_path / name, 16) for name in (f"a{ending}", "turned.png"))
+    found, expected = (pictures.read(tmp_path / name, 16) for name in (f"a{ending}", "turned.png"))
     assert (found.int() - expected.int()).abs().max() <= (3 if ending == ".jpg" else 0)
 
 
@@ -257,7 +258,7 @@ def test_pictures_are_turned_upright(tmp_path, orientation, ending):
 )
 def test_a_damaged_note_of_the_camera_loses_no_picture(tmp_path, exif):
     Image.new("RGB", (8, 8), COLOUR).save(tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
-    assert (folders.read_image(tmp_path / "a.jpg", 4)[:, 0, 0] - torch.tensor(COLOUR)).abs().max() <= 2
+    assert (pictures.read(tmp_path / "a.jpg", 4)[:, 0, 0] - torch.tensor(COLOUR)).abs().max() <= 2
 
 
 # --- large and absurd ------------------------------------------------------------------------------------
@@ -268,7 +269,7 @@ def test_a_photograph_of_182_megapixels_is_read(tmp_path):
     halves[:, 6750:] = 200
     Image.fromarray(halves).save(tmp_path / "large.jpg")
     limit = Image.MAX_IMAGE_PIXELS
-    found = folders.read_image(tmp_path / "large.jpg", 8)
+    found = pictures.read(tmp_path / "large.jpg", 8)
     assert found[:, :, [0, 7]].unique(dim=1).squeeze(1).tolist() == [[0, 200]] * 3
     assert limit == Image.MAX_IMAGE_PIXELS  # the program's own limit is as before
 
@@ -277,9 +278,9 @@ def test_a_photograph_of_182_megapixels_is_read(tmp_path):
 def test_large_pictures_are_reduced_before_they_are_resized(tmp_path, monkeypatch, name):
     steps = np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((60, 100), np.uint8))
     Image.fromarray(steps).save(tmp_path / name)
-    whole = folders.read_image(tmp_path / name, 6)
+    whole = pictures.read(tmp_path / name, 6)
     monkeypatch.setattr(pictures, "LARGE", 1000)
-    reduced = folders.read_image(tmp_path / name, 6)
+    reduced = pictures.read(tmp_path / name, 6)
     assert reduced.shape == whole.shape
     assert reduced[0, [0, 0, 5, 5], [0, 5, 0, 5]].tolist() == pytest.approx([0, 80, 160, 240], abs=2)
 
@@ -287,7 +288,7 @@ def test_large_pictures_are_reduced_before_they_are_resized(tmp_path, monkeypatc
 @pytest.mark.parametrize("size", [(1, 40), (40, 1), (1, 1), (3000, 1)])
 def test_strips_and_dots_are_squares_too(tmp_path, size):
     Image.new("RGB", size, COLOUR).save(tmp_path / "a.png")
-    assert folders.read_image(tmp_path / "a.png", 224).unique(dim=1).flatten(1)[:, 0].tolist() == [*COLOUR]
+    assert pictures.read(tmp_path / "a.png", 224).unique(dim=1).flatten(1)[:, 0].tolist() == [*COLOUR]
 
 
 def png_header(width, height):
@@ -330,7 +331,7 @@ def test_what_is_no_picture_is_named_with_its_reason(tmp_path, case):
     with pytest.raises(
         DataError, match=rf"a\.jpg is not a readable image \(.*({reason}).*\); remove or replace"
     ):
-        folders.read_image(tmp_path / "a.jpg", 8)
+        pictures.read(tmp_path / "a.jpg", 8)
 
 
 @pytest.mark.parametrize(
@@ -352,7 +353,7 @@ def test_whatever_pillow_raises_names_the_file(tmp_path, monkeypatch, raised):
     photo(tmp_path / "a.png", COLOUR)
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     with pytest.raises(DataError, match=r"a\.png is not a readable image \('?x'?\); remove or replace it"):
-        folders.read_image(tmp_path / "a.png", 8)
+        pictures.read(tmp_path / "a.png", 8)
 
 
 def test_what_is_no_file_is_named_and_nothing_waits_for_it(tmp_path):
@@ -365,7 +366,7 @@ def test_what_is_no_file_is_named_and_nothing_waits_for_it(tmp_path):
     assert "pipe.png is not a readable image (not a regular file)" in str(caught.value)
 
 
-@pytest.mark.parametrize("memory", [folders.IN_MEMORY, 0])
+@pytest.mark.parametrize("memory", [pictures.IN_MEMORY, 0])
 @pytest.mark.parametrize(
     ("bad", "said"), [(1, ""), (3, r"\(4 faults in all\)"), (8, r"; … \(9 faults in all\)")]
 )
@@ -375,7 +376,7 @@ def test_all_bad_files_are_reported_in_one_run(tmp_path, monkeypatch, memory, ba
         (root / "train" / "ab"[i % 2] / f"{i}.png").write_bytes(b"no image")
     if said:
         (root / "test" / "b" / "0.png").write_bytes(b"")
-    monkeypatch.setattr(folders, "IN_MEMORY", memory)
+    monkeypatch.setattr(pictures, "IN_MEMORY", memory)
     with pytest.raises(DataError, match=rf"0\.png is not a readable image .*{said}$") as caught:
         folders.load(root, 8)
     assert str(caught.value).count("is not a readable image") == min(5, bad + bool(said))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from functools import partial
@@ -24,15 +25,15 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from minigslora.datasets import pictures
-from minigslora.datasets.faults import Faults, faults_of, gathered
 from minigslora.datasets.folders import visible
+from minigslora.datasets.pictures import ENDINGS, Faults, Size, faults_of, gathered, probe
 from minigslora.errors import DataError
 from minigslora.files import read_lines
 
 Coco = dict[str, Any]
 """Images, annotations and categories, each a list of checked entries."""
 KEYS = ("images", "annotations", "categories")
+LISTS = "'images', 'annotations' and 'categories', each a list of entries with their ids"
 SLACK = 0.02
 """Share of an image's side, and at least one pixel, by which a box may stick out."""
 
@@ -47,19 +48,17 @@ def read_coco(file: Path) -> Coco:
         DataError: naming the file, and each entry that cannot be.
     """
     try:
-        value = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as problem:
-        raise DataError(
-            f"{file} is not in COCO's format ({problem}); expected JSON with {_listed()}"
-        ) from problem
-    try:
-        found = checked(value)
-        if nameless := [image["id"] for image in found["images"] if "file_name" not in image]:
+        coco = checked(json.loads(file.read_bytes()))
+        if nameless := [image["id"] for image in coco["images"] if "file_name" not in image]:
             raise DataError(f"image {nameless[0]!r} has no 'file_name'; add it")
-        return found
     except DataError as problem:
         first, *others = faults_of(problem)
         raise Faults([f"{file} is not in COCO's format: {first}", *others]) from None
+    except (OSError, ValueError, RecursionError) as problem:
+        raise DataError(
+            f"{file} is not in COCO's format ({problem}); expected JSON with {LISTS}"
+        ) from problem
+    return coco
 
 
 def checked(value: Any) -> Coco:
@@ -69,22 +68,21 @@ def checked(value: Any) -> Coco:
         DataError: naming each entry that cannot be.
     """
     if not isinstance(value, Mapping):
-        raise DataError(f"it holds no object; expected one with {_listed()}")
+        raise DataError(f"it holds no object; expected one with {LISTS}")
     if missing := [key for key in KEYS if not isinstance(value.get(key), list)]:
-        raise DataError(f"it has no list {missing[0]!r}; expected {_listed()}")
+        raise DataError(f"it has no list {missing[0]!r}; expected {LISTS}")
     for key in ("images", "categories"):
         if not value[key]:
             raise DataError(f"its list {key!r} is empty; fill it")
     categories = _entries("category", value["categories"], _category)
     images = _entries("image", value["images"], _image)
-    _require_unique("category", categories, "id", "name")
-    _require_unique("image", images, "id", "file_name")
+    require_unique("category", categories, "id", "name")
+    require_unique("image", images, "id", "file_name")
     sizes = {image["id"]: (image["height"], image["width"]) for image in images}
     check = partial(_annotation, sizes=sizes, categories={category["id"] for category in categories})
-    found = {
-        repr(entry): entry for entry in _entries("annotation", value["annotations"], check) if entry["bbox"]
-    }
-    return {"images": images, "annotations": list(found.values()), "categories": categories}
+    boxed = [entry for entry in _entries("annotation", value["annotations"], check) if entry["bbox"]]
+    once = {repr(entry): entry for entry in boxed}
+    return {"images": images, "annotations": list(once.values()), "categories": categories}
 
 
 def same_categories(name: str, files: Sequence[Coco]) -> list[dict[str, Any]]:
@@ -115,55 +113,20 @@ def _only_heads(category: Mapping[str, Any], categories: Sequence[Mapping[str, A
     return bool(above) and (category["name"] in above or root)
 
 
-def checked_object(
-    what: str, entry: Mapping[str, Any], categories: Container[Any], size: tuple[int, int]
-) -> dict[str, Any]:
-    """Return an annotation's category, box and crowd; the box is None where it has no extent.
-
-    Args:
-        what: names the annotation in errors.
-        entry: as COCO writes it.
-        categories: the known ids.
-        size: height and width of its image.
-
-    Raises:
-        DataError: for a category that is not known, or a box that is none in the image.
-    """
-    _require(what, entry, "category_id", "bbox")
-    category = _id(what, "category_id", entry["category_id"])
-    if category not in categories:
-        raise DataError(
-            f"{what} has category_id {category!r}, which 'categories' does not list; add it there, or remove "
-            "the annotation"
-        )
-    if (crowd := entry.get("iscrowd") or 0) not in (0, 1) or isinstance(crowd, str):
-        raise DataError(f"{what}: iscrowd = {crowd!r:.40}; expected 0 or 1")
-    return {"category_id": category, "bbox": checked_box(what, entry["bbox"], size), "iscrowd": int(crowd)}
+def require_unique(what: str, entries: Sequence[Mapping[str, Any]], *keys: str) -> None:
+    """Raise a :class:`DataError` where two entries have the same value of one of the keys."""
+    faults = []
+    for key in keys:
+        seen = set[Any]()
+        for entry in entries:
+            if (value := entry.get(key)) is not None and value in seen:
+                faults.append(f"{what} {entry['id']!r}: {key} {value!r:.60} is listed twice; list it once")
+            seen.add(value)
+    if faults:
+        raise Faults(faults)
 
 
-def checked_box(what: str, box: Any, size: tuple[int, int]) -> list[float] | None:
-    """Return a box, [left, top, width, height], in an image of some height and width; None without extent."""
-    given = f"{what}: bbox = {box!r:.80}"
-    if not isinstance(box, list | tuple) or len(box) != 4:
-        raise DataError(f"{given}; expected [left, top, width, height]")
-    if not all(type(v) in (int, float) and abs(v) < 1e9 for v in box):  # which NaN is not
-        raise DataError(f"{given}; expected four numbers of pixels")
-    if min(box[2:]) < 0:
-        raise DataError(f"{given}; expected [left, top, width, height], width and height above 0")
-    if min(box[2:]) == 0:
-        return None
-    cut = [0.0] * 4
-    for axis, side in enumerate(reversed(size)):
-        start, end = box[axis], box[axis] + box[axis + 2]
-        if max(-start, end - side) > max(1, SLACK * side) or not (end > 0 and start < side):
-            raise DataError(
-                f"{given} does not lie in its image of width {size[1]} and height {size[0]}; expected "
-                "[left, top, width, height] in pixels of the image"
-            )
-        inside = start >= 0 and end <= side
-        cut[axis] = float(max(0, start))
-        cut[axis + 2] = float(box[axis + 2] if inside else min(side, end) - max(0, start))
-    return cut
+# --- one entry ----------------------------------------------------------------------------------------
 
 
 def _entries(
@@ -180,61 +143,112 @@ def _entries(
 
 
 def _category(what: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    _require(what, entry, "id", "name")
-    name = entry["name"]
-    if isinstance(name, bool) or not isinstance(name, str | int) or not str(name).strip():
-        raise DataError(f"{what}: name = {name!r:.40}; expected the name of a class")
-    return {**entry, "id": _id(what, "id", entry["id"]), "name": str(name).strip()}
+    own, name = _value(what, entry, "id"), _value(what, entry, "name", _name, "the name of a class")
+    return {**entry, "id": own, "name": name}
 
 
 def _image(what: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    _require(what, entry, "id", "height", "width")
-    found = {**entry, "id": _id(what, "id", entry["id"])}
+    found = {**entry, "id": _value(what, entry, "id")}
     for side in ("height", "width"):
-        found[side] = _whole(entry[side])
-        if found[side] is None or not 0 < found[side] < 1 << 31:
-            raise DataError(f"{what}: {side} = {entry[side]!r:.40}; expected a whole number of pixels")
-    name = entry.get("file_name", "-")
-    if not isinstance(name, str) or not name.strip():
-        raise DataError(f"{what}: file_name = {name!r:.40}; expected the name of its picture")
+        found[side] = _value(what, entry, side, _pixels, "a whole number of pixels")
+    if "file_name" in entry:
+        _value(what, entry, "file_name", _text, "the name of its picture")  # which may begin with a blank
     return found
 
 
 def _annotation(
     what: str, entry: Mapping[str, Any], sizes: Mapping[Any, tuple[int, int]], categories: Container[Any]
 ) -> dict[str, Any]:
-    _require(what, entry, "image_id")
-    image = _id(what, "image_id", entry["image_id"])
-    if image not in sizes:
+    if (image := _value(what, entry, "image_id")) not in sizes:
         raise DataError(
             f"{what} is of image {image!r}, which 'images' does not list; add it there, or remove the entry"
         )
     return {"id": entry.get("id"), "image_id": image, **checked_object(what, entry, categories, sizes[image])}
 
 
-def _require(what: str, entry: Mapping[str, Any], *keys: str) -> None:
-    if missing := [key for key in keys if key not in entry]:
-        raise DataError(f"{what} has no {missing[0]!r} in the annotation file; add it")
+def checked_object(
+    what: str, entry: Mapping[str, Any], categories: Container[Any], size: tuple[int, int]
+) -> dict[str, Any]:
+    """Return an annotation's category, box and crowd; the box is None where it has no extent.
+
+    Args:
+        what: names the annotation in errors.
+        entry: as COCO writes it.
+        categories: the known ids.
+        size: height and width of its image.
+
+    Raises:
+        DataError: for a category that is not known, or a box that is none in the image.
+    """
+    if (category := _value(what, entry, "category_id")) not in categories:
+        raise DataError(
+            f"{what} has category_id {category!r}, which 'categories' does not list; add it there, or remove "
+            "the annotation"
+        )
+    if (crowd := entry.get("iscrowd") or 0) not in (0, 1) or isinstance(crowd, str):
+        raise DataError(f"{what}: iscrowd = {crowd!r:.40}; expected 0 or 1")
+    box = checked_box(what, _present(what, entry, "bbox"), size)
+    return {"category_id": category, "bbox": box, "iscrowd": int(crowd)}
 
 
-def _require_unique(what: str, entries: Sequence[Mapping[str, Any]], *keys: str) -> None:
-    faults = []
-    for key in keys:
-        seen = set[Any]()
-        for entry in entries:
-            if (value := entry.get(key)) is not None and value in seen:
-                faults.append(f"{what} {entry['id']!r}: {key} {value!r:.60} is listed twice; list it once")
-            seen.add(value)
-    if faults:
-        raise Faults(faults)
+def checked_box(what: str, box: Any, size: tuple[int, int]) -> list[float] | None:
+    """Return a box, [left, top, width, height], in an image of some height and width; None without extent."""
+    given, layout = f"{what}: bbox = {box!r:.80}", "[left, top, width, height]"
+    if not isinstance(box, list | tuple) or len(box) != 4:
+        raise DataError(f"{given}; expected {layout}")
+    if not all(type(v) in (int, float) and abs(v) < 1e9 for v in box):  # which NaN is not
+        raise DataError(f"{given}; expected four numbers of pixels")
+    if min(box[2:]) < 0:
+        raise DataError(f"{given}; expected {layout}, width and height above 0")
+    if min(box[2:]) == 0:
+        return None
+    cut = [0.0] * 4
+    for axis, side in enumerate(reversed(size)):
+        start, end = box[axis], box[axis] + box[axis + 2]
+        if max(-start, end - side) > max(1, SLACK * side) or not (end > 0 and start < side):
+            raise DataError(
+                f"{given} does not lie in its image of width {size[1]} and height {size[0]}; expected "
+                f"{layout} in pixels of the image"
+            )
+        inside = start >= 0 and end <= side
+        cut[axis] = float(max(0, start))
+        cut[axis + 2] = float(box[axis + 2] if inside else min(side, end) - max(0, start))
+    return cut
 
 
-def _id(what: str, key: str, value: Any) -> int | str:
-    if (number := _whole(value)) is not None:
-        return number
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    raise DataError(f"{what}: {key} = {value!r:.40}; expected a whole number")
+def _present(what: str, entry: Mapping[str, Any], key: str) -> Any:
+    if key not in entry:
+        raise DataError(f"{what} has no {key!r} in the annotation file; add it")
+    return entry[key]
+
+
+def _id(value: Any) -> int | str | None:
+    return _text(value) if (number := _whole(value)) is None else number
+
+
+def _value(
+    what: str,
+    entry: Mapping[str, Any],
+    key: str,
+    read: Callable[[Any], Any] = _id,
+    expected: str = "a whole number",
+) -> Any:
+    """Return what ``read`` makes of an entry's value; None from it is an error."""
+    if (value := read(given := _present(what, entry, key))) is None:
+        raise DataError(f"{what}: {key} = {given!r:.40}; expected {expected}")
+    return value
+
+
+def _text(value: Any) -> str | None:
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _name(value: Any) -> str | None:
+    return str(value) if type(value) is int else _text(value)
+
+
+def _pixels(value: Any) -> int | None:
+    return number if (number := _whole(value)) and 0 < number < 1 << 31 else None
 
 
 def _whole(value: Any) -> int | None:
@@ -243,10 +257,6 @@ def _whole(value: Any) -> int | None:
     if type(value) is float and value.is_integer():
         return int(value)
     return value if type(value) is int else None
-
-
-def _listed() -> str:
-    return "'images', 'annotations' and 'categories', each a list of entries with their ids"
 
 
 # --- Pascal VOC ---------------------------------------------------------------------------------------
@@ -273,7 +283,7 @@ def read_voc(root: Path) -> dict[str, Coco]:
         )
     there: dict[str, list[Path]] = {}
     for path in visible(root / "JPEGImages"):
-        if path.suffix.lower() in pictures.ENDINGS:
+        if path.suffix.lower() in ENDINGS:
             there.setdefault(path.stem, []).append(path)
     read = partial(_voc_image, root, there)
     splits = gathered(partial(gathered, (partial(read, stem) for stem in stems)) for stems in lists.values())
@@ -282,19 +292,13 @@ def read_voc(root: Path) -> dict[str, Coco]:
 
 
 def _as_coco(found: Sequence[dict[str, Any]], names: Sequence[str]) -> Coco:
-    images = [
-        {"id": i, **{k: v for k, v in image.items() if k != "objects"}} for i, image in enumerate(found, 1)
-    ]
+    images = [{"id": i, **image} for i, image in enumerate(found, 1)]
+    require_unique("image", images, "file_name")
     annotations = [
-        {
-            **{k: v for k, v in own.items() if k != "name"},
-            "image_id": i,
-            "category_id": names.index(own["name"]) + 1,
-        }
-        for i, image in enumerate(found, 1)
+        {**own, "image_id": image["id"], "category_id": names.index(own["name"]) + 1}
+        for image in images
         for own in image["objects"]
     ]
-    _require_unique("image", images, "file_name")
     categories = [{"id": i, "name": name} for i, name in enumerate(names, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
@@ -304,7 +308,7 @@ def _voc_image(root: Path, there: Mapping[str, list[Path]], stem: str) -> dict[s
     file = root / "Annotations" / f"{stem}.xml"
     tree = _tree(file)
     picture = _voc_picture(file, tree.findtext("filename") or "", stem, there)
-    width, height = _voc_size(file, tree) or pictures.probe(picture)
+    width, height = _voc_size(file, tree) or probe(picture)
     objects = gathered(
         partial(_voc_object, f"{file}, object {place}", entry, (height, width))
         for place, entry in enumerate(tree.iter("object"), 1)
@@ -314,7 +318,7 @@ def _voc_image(root: Path, there: Mapping[str, list[Path]], stem: str) -> dict[s
 
 
 def _voc_object(what: str, entry: ElementTree.Element, size: tuple[int, int]) -> dict[str, Any]:
-    if not (name := _text(what, entry, "name")):
+    if not (name := _below(what, entry, "name")):
         raise DataError(f"{what}, has an empty <name>; expected the name of a class")
     left, top, right, bottom = (
         _number(what, entry, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
@@ -323,17 +327,17 @@ def _voc_object(what: str, entry: ElementTree.Element, size: tuple[int, int]) ->
     return {"name": name, "bbox": box, "iscrowd": int((entry.findtext("difficult") or "").strip() == "1")}
 
 
-def _voc_size(file: Path, tree: ElementTree.Element) -> tuple[int, int] | None:
+def _voc_size(file: Path, tree: ElementTree.Element) -> Size | None:
     """Return the width and height that an annotation declares; None where it does not, or 0."""
-    sides = [
-        _number(str(file), tree, f"size/{side}") if (tree.findtext(f"size/{side}") or "").strip() else 0.0
-        for side in ("width", "height")
-    ]
-    if 0 in sides:
+    places = ("size/width", "size/height")
+    if not all((tree.findtext(place) or "").strip() for place in places):
         return None
-    if not all(side > 0 and side.is_integer() for side in sides):
-        raise DataError(f"{file}: <size> is {sides[0]:g} × {sides[1]:g}; expected whole numbers of pixels")
-    return int(sides[0]), int(sides[1])
+    width, height = (_number(str(file), tree, place) for place in places)
+    if 0 in (width, height):
+        return None
+    if min(width, height) < 0 or not (width.is_integer() and height.is_integer()):
+        raise DataError(f"{file}: <size> is {width:g} × {height:g}; expected whole numbers of pixels")
+    return int(width), int(height)
 
 
 def _voc_picture(file: Path, named: str, stem: str, there: Mapping[str, list[Path]]) -> Path:
@@ -366,14 +370,14 @@ def _tree(file: Path) -> ElementTree.Element:
     return root
 
 
-def _text(what: str, element: ElementTree.Element, path: str) -> str:
+def _below(what: str, element: ElementTree.Element, path: str) -> str:
     if (found := element.findtext(path)) is None:
         raise DataError(f"{what}, has no <{path.replace('/', '><')}> in its <{element.tag}>; add it")
     return found.strip()
 
 
 def _number(what: str, element: ElementTree.Element, path: str) -> float:
-    text = _text(what, element, path)
+    text = _below(what, element, path)
     try:
         number = float(text)
     except ValueError:
@@ -400,17 +404,10 @@ def _voc_stem(annotations: Path, file: Path, line: str) -> str:
     unlabelled = re.sub(r"\s+(-1|0|1)$", "", line)
     for name in (line, unlabelled):
         path = Path(name.replace("\\", "/"))
-        for stem in (name, path.stem if path.suffix.lower() in pictures.ENDINGS else path.name):
-            if _is_file(annotations / f"{stem}.xml"):
+        for stem in (name, path.stem if path.suffix.lower() in ENDINGS else path.name):
+            if os.path.isfile(annotations / f"{stem}.xml"):  # which no name is too long for
                 return stem
     raise DataError(
         f"{file} lists {line!r:.80}, but there is no {unlabelled}.xml in {annotations}; add it, or take "
         "it out"
     )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # as for a name that is too long
-        return False

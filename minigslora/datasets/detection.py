@@ -17,23 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from minigslora.datasets import annotations as entries
-from minigslora.datasets import pictures
 from minigslora.datasets.annotations import Coco
-from minigslora.datasets.faults import gathered
-from minigslora.datasets.folders import fingerprint_of_files
-from minigslora.datasets.images import Images, Splits, fingerprint
+from minigslora.datasets.images import Images, Splits, fingerprint, hold_out
+from minigslora.datasets.pictures import ImageFiles, gathered, squeezed
 from minigslora.errors import DataError
-from minigslora.files import load_tensors, read_json, save_tensors, write_json
-from minigslora.rng import Streams
-
-CPU = torch.device("cpu")
-IN_MEMORY = 4 << 30
-"""Bytes of uint8 images kept in memory; a larger split is read from its files as needed."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +61,12 @@ class DetectionSet:
     """One split of a detection data set.
 
     Attributes:
-        images: uint8, (N, 3, S, S), or :class:`~minigslora.datasets.images.Images` read as needed.
+        images: uint8, (N, 3, S, S).
         objects: those of each image; an image may have none.
         classes: the names of all classes, in the order of the model's head.
     """
 
-    images: Tensor | Images
+    images: Images
     objects: tuple[Objects, ...]
     classes: tuple[str, ...]
 
@@ -98,8 +88,7 @@ class DetectionSet:
 
     def to(self, device: torch.device) -> DetectionSet:
         """Return the split with its images on ``device``; annotations stay where they are."""
-        images: Tensor | Images = self.images.to(device)
-        return replace(self, images=images)
+        return replace(self, images=self.images.to(device))
 
     def of_classes(self, wanted: Sequence[int]) -> Tensor:
         """Return the indices of the images with an object of some classes, crowds not counted."""
@@ -107,56 +96,10 @@ class DetectionSet:
         has = [bool(torch.isin(o.labels[~o.crowd], chosen).any()) for o in self.objects]
         return torch.tensor(has, dtype=torch.bool).nonzero().flatten()
 
-    def first(self, count: int) -> DetectionSet:
-        """Return the first ``count`` images."""
-        rows = torch.arange(min(count, len(self)))
-        return replace(self, images=self.images[rows], objects=self.objects[:count])
-
 
 @dataclass(frozen=True)
 class DetectionData(Splits[DetectionSet]):
     """Train, validation and test split of one detection data set."""
-
-
-@dataclass(frozen=True)
-class BoxedImages:
-    """Images read from files when they are asked for, each squeezed to a square.
-
-    Attributes:
-        files: the pictures.
-        declared: width and height of each, as its annotation says.
-        size: height and width to resize to, in pixels.
-        device: where images are delivered.
-    """
-
-    files: tuple[Path, ...]
-    declared: tuple[pictures.Size, ...]
-    size: int
-    device: torch.device = CPU
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        """Return uint8 images (B, 3, size, size) for indices (B,); B may be 0."""
-        if not len(indices):
-            return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
-        reads = [partial(self._read, i) for i in indices.tolist()]
-        return torch.stack(pictures.read_all(reads)).to(self.device)
-
-    def _read(self, place: int) -> Tensor:
-        return pictures.read(self.files[place], self._squeezed, self.size, self.declared[place])
-
-    def _squeezed(self, image: Image.Image) -> Image.Image:
-        return image.resize((self.size, self.size), Image.Resampling.BILINEAR)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the files' names, sizes and times of change, and of the size they are read at."""
-        return fingerprint_of_files(self.files, self.size)
-
-    def to(self, device: torch.device) -> BoxedImages:
-        """Return the same files, delivered to ``device``."""
-        return replace(self, device=device)
 
 
 # --- COCO's format -----------------------------------------------------------------------------------
@@ -188,7 +131,7 @@ def objects_of(
     )
 
 
-def from_coco(images: Tensor | Images, annotations: Mapping[str, Any]) -> DetectionSet:
+def from_coco(images: Images, annotations: Mapping[str, Any]) -> DetectionSet:
     """Return a split from pictures and COCO's dictionary of images, annotations and categories.
 
     Raises:
@@ -210,19 +153,6 @@ def _objects(coco: Coco, categories: Sequence[Mapping[str, Any]]) -> tuple[Objec
     )
 
 
-def save_cached(folder: Path, split: str, images: Tensor, annotations: Mapping[str, Any]) -> None:
-    """Write a split's pictures as safetensors and its annotations as COCO's JSON."""
-    save_tensors(folder / f"{split}.safetensors", {"images": images}, {"split": split})
-    write_json(folder / f"{split}.json", annotations)
-
-
-def load_cached(folder: Path, split: str) -> tuple[Tensor, dict[str, Any]] | None:
-    """Return what :func:`save_cached` wrote; None where it did not."""
-    if not (folder / f"{split}.json").is_file():  # written last
-        return None
-    return load_tensors(folder / f"{split}.safetensors")[0]["images"], read_json(folder / f"{split}.json")
-
-
 def load_coco(root: Path | str, image_size: int, name: str = "coco", watch: bool = False) -> DetectionData:
     """Return a data set in COCO's layout.
 
@@ -238,15 +168,17 @@ def load_coco(root: Path | str, image_size: int, name: str = "coco", watch: bool
         DataError: where a part is missing, the two files list other categories, or entries and pictures do
             not fit.
     """
-    root, sources = Path(root).expanduser(), {}
-    files = {split: _annotation_file(root, part) for split, part in (("train", "train"), ("test", "val"))}
-    for split, file in files.items():
-        folder = root / file.stem.removeprefix("instances_")
-        if not folder.is_dir():
-            raise DataError(f"no folder of images at {folder}, which {file.name} is about")
-        sources[split] = folder
-    found = gathered(partial(entries.read_coco, file) for file in files.values())
-    return _from_sources(dict(zip(sources, found, strict=True)), sources, image_size, name, watch)
+    root, files, folders = Path(root).expanduser(), list[Path](), list[Path]()
+    for part in ("train", "val"):
+        if not (found := sorted((root / "annotations").glob(f"instances_{part}*.json"))):
+            missing = root / "annotations" / f"instances_{part}2017.json"
+            raise DataError(f"no {missing}; expected COCO's layout")
+        files.append(found[-1])
+        folders.append(root / found[-1].stem.removeprefix("instances_"))
+        if not folders[-1].is_dir():
+            raise DataError(f"no folder of images at {folders[-1]}, which {files[-1].name} is about")
+    train, test = gathered(partial(entries.read_coco, file) for file in files)
+    return _from_files((train, folders[0]), (test, folders[1]), image_size, name, watch)
 
 
 def load_voc(root: Path | str, image_size: int, name: str = "voc", watch: bool = False) -> DetectionData:
@@ -263,69 +195,37 @@ def load_voc(root: Path | str, image_size: int, name: str = "voc", watch: bool =
         DataError: where a part is missing, or an annotation is not as VOC writes it.
     """
     root = Path(root).expanduser()
-    splits = entries.read_voc(root)
-    return _from_sources(splits, dict.fromkeys(splits, root / "JPEGImages"), image_size, name, watch)
+    splits, folder = entries.read_voc(root), root / "JPEGImages"
+    return _from_files((splits["train"], folder), (splits["test"], folder), image_size, name, watch)
 
 
-def _annotation_file(root: Path, split: str) -> Path:
-    found = sorted((root / "annotations").glob(f"instances_{split}*.json"))
-    if not found:
-        raise DataError(f"no {root / 'annotations' / f'instances_{split}2017.json'}; expected COCO's layout")
-    return found[-1]
-
-
-def _from_sources(
-    sources: Mapping[str, Coco], folders: Mapping[str, Path], image_size: int, name: str, watch: bool
+def _from_files(
+    train: tuple[Coco, Path], test: tuple[Coco, Path], image_size: int, name: str, watch: bool
 ) -> DetectionData:
-    """Return the data set of checked dictionaries and the folders of their pictures."""
-    categories = entries.same_categories(name, list(sources.values()))
-    classes = tuple(category["name"] for category in categories)
-    whole = {split: _boxed(coco, folders[split], categories, image_size) for split, coco in sources.items()}
-    total = len(whole["train"][0])
-    held = set(Streams(0).python("hold out", name).sample(range(total), total // 10))
+    """Return the data set of two checked dictionaries, each with the folder of its pictures."""
+    categories = entries.same_categories(name, [train[0], test[0]])
+    (images, objects), tested = (_files(*part, categories, image_size) for part in (train, test))
+    kept, held = hold_out(range(len(images)), len(images) // 10, name)
     parts = {
-        "train": ("train", [i for i in range(total) if i not in held]),
-        "val": ("train", sorted(held)),
-        "test": ("test", range(len(whole["test"][0]))),
-    }
-    train, val, test = gathered(
-        partial(_detection_set, *whole[source], classes, rows, f"{name}/{split}", watch)
-        for split, (source, rows) in parts.items()
-    )
-    return DetectionData(name, train, val, test)
+        split: (images.of(rows), tuple(objects[row] for row in rows))
+        for split, rows in (("train", kept), ("val", held))
+    } | {"test": tested}
+    loaded = gathered(partial(own.loaded, f"{name}/{split}", watch) for split, (own, _) in parts.items())
+    classes = tuple(category["name"] for category in categories)
+    sets = zip(loaded, parts.values(), strict=True)
+    return DetectionData(name, *(DetectionSet(own, objects, classes) for own, (_, objects) in sets))
 
 
-def _boxed(
+def _files(
     coco: Coco, folder: Path, categories: Sequence[Mapping[str, Any]], size: int
-) -> tuple[BoxedImages, tuple[Objects, ...]]:
-    """Return a source's images, by id, as files, and the objects of each."""
+) -> tuple[ImageFiles, tuple[Objects, ...]]:
+    """Return images by id, as files, and the objects of each."""
     images = sorted(coco["images"], key=entries.by_id)
     files = tuple(_picture(folder, image["file_name"]) for image in images)
     declared = tuple((image["width"], image["height"]) for image in images)
-    return BoxedImages(files, declared, size), _objects({**coco, "images": images}, categories)
+    return ImageFiles(files, size, squeezed, declared), _objects({**coco, "images": images}, categories)
 
 
 def _picture(folder: Path, name: str) -> Path:
     """Return a picture's path; annotations made on Windows may separate folders by a backslash."""
     return folder / (name if "\\" not in name or (folder / name).is_file() else name.replace("\\", "/"))
-
-
-def _detection_set(
-    images: BoxedImages,
-    objects: Sequence[Objects],
-    classes: tuple[str, ...],
-    rows: Sequence[int],
-    what: str,
-    watch: bool,
-) -> DetectionSet:
-    """Return some images of a source, read if they fit into memory, else as files."""
-    files = tuple(images.files[row] for row in rows)
-    declared = tuple(images.declared[row] for row in rows)
-    lazy = BoxedImages(files, declared, images.size)
-    found = DetectionSet(lazy, tuple(objects[row] for row in rows), classes)
-    if len(rows) * 3 * lazy.size**2 > IN_MEMORY:
-        pictures.probe_all(files, declared)
-        return found
-    parts = torch.arange(len(rows)).split(256)
-    bar = tqdm(parts, desc=f"reading {what}", disable=None if watch else True)
-    return replace(found, images=torch.cat(gathered(partial(lazy.__getitem__, part) for part in bar)))

@@ -7,30 +7,19 @@ CASIA-Face100, ImageNet100 and anyone's own photographs come this way.
 
 from __future__ import annotations
 
-import json
-import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
-from tqdm import tqdm
 
-from minigslora.datasets import pictures
-from minigslora.datasets.faults import gathered
-from minigslora.datasets.images import DataSet, ImageSet
+from minigslora.class_order import in_order
+from minigslora.datasets.images import DataSet, ImageSet, hold_out
+from minigslora.datasets.pictures import ENDINGS, ImageFiles, gathered
 from minigslora.errors import DataError
 from minigslora.files import read_lines
-from minigslora.fingerprint import fingerprint_of
-from minigslora.rng import Streams
+from minigslora.text import some
 
-CPU = torch.device("cpu")
 Files = dict[str, list[Path]]
 """Image files by class."""
 
@@ -51,62 +40,8 @@ OTHER_LAYOUTS = {
     "YOLO": ("labels/*.txt", "labels/*/*.txt", "train/labels/*.txt"),
 }
 """Detection data, and what tells their layouts."""
-LONGEST = 16
-"""How many times its shorter side the longer side of an image is read."""
 CLASS_LIST = "classes.txt"
 """Beside the class folders: their names in the order of the model's head, one a line."""
-IN_MEMORY = 4 << 30
-"""Bytes of uint8 images kept in memory; a larger split is read from its files as needed."""
-
-
-@dataclass(frozen=True)
-class FileImages:
-    """Images read from files when they are asked for, resized and centre-cropped to a square."""
-
-    files: tuple[Path, ...]
-    size: int
-    device: torch.device = CPU
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, indices: Tensor) -> Tensor:
-        """Return uint8 images (B, 3, size, size) for indices (B,); B may be 0."""
-        if not len(indices):
-            return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
-        reads = [partial(read_image, self.files[i], self.size) for i in indices.tolist()]
-        return torch.stack(pictures.read_all(reads)).to(self.device)
-
-    def fingerprint(self) -> str:
-        """Return a hash of the files' names, sizes and times of change, and of the size they are read at."""
-        return fingerprint_of_files(self.files, self.size)
-
-    def to(self, device: torch.device) -> FileImages:
-        """Return the same files, delivered to ``device``."""
-        return FileImages(self.files, self.size, device)
-
-
-def fingerprint_of_files(files: Sequence[Path], size: int) -> str:
-    """Return what tells images read from files as needed from any others, without reading them."""
-    states = [(f.parent.name, f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.exists()]
-    return fingerprint_of(json.dumps([size, states]))
-
-
-def read_image(file: Path, size: int) -> Tensor:
-    """Return one image as uint8 (3, size, size): shorter side to ``size``, then the centre."""
-    return pictures.read(file, partial(_square, size=size), size)
-
-
-def _square(image: Image.Image, size: int) -> Image.Image:
-    short = min(image.size)
-    if max(image.size) > LONGEST * short:  # the rest of a strip is cropped away in any case
-        image = tv.center_crop(image, [min(side, LONGEST * short) for side in image.size[::-1]])
-    if short != size:
-        scale = size / short
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    square: Image.Image = tv.center_crop(image, [size, size])
-    return square
 
 
 def load(
@@ -158,9 +93,6 @@ def data_set(
     return DataSet(name or root.name, train, val, test, split_by_us=split_folders(root)["train"] is None)
 
 
-# --- the order of the classes ------------------------------------------------------------------------
-
-
 def class_order(root: Path, found: Iterable[str], given: Sequence[str] | None = None) -> tuple[str, ...]:
     """Return the classes in the order of the model's head: as given, as ``classes.txt`` says, or sorted.
 
@@ -175,70 +107,6 @@ def class_order(root: Path, found: Iterable[str], given: Sequence[str] | None = 
     if len(set(orders)) > 1:
         raise DataError(f"{lists[0]} and {lists[1]} list the classes in two orders; remove the wrong one")
     return orders[0] if orders else tuple(sorted(found))
-
-
-def in_order(given: Sequence[str], found: Iterable[str], source: str) -> tuple[str, ...]:
-    """Return the names found in the order given; a name's accents may be composed or not.
-
-    Raises:
-        DataError: naming ``source``, for a name that is given twice, is not there, or is not given.
-    """
-    known = {unicodedata.normalize("NFC", name): name for name in found}
-    order = tuple(known.get(unicodedata.normalize("NFC", name), name) for name in given)
-    faults = {
-        "names twice": {name for i, name in enumerate(order) if name in order[:i]},
-        "names what is no class": set(order) - set(known.values()),
-        "leaves out": set(known.values()) - set(order),
-    }
-    if wrong := [f"{what} {shortened(sorted(names))}" for what, names in faults.items() if names]:
-        raise DataError(
-            f"{source}: the list {' and '.join(wrong)}; expected the {len(known)} classes of training, each "
-            "once, in the order of the model's head. Correct the list, or remove it for the order by name"
-        )
-    return order
-
-
-def reordered(data: DataSet, classes: Sequence[str]) -> DataSet:
-    """Return a data set whose labels count its classes in another order."""
-    order = in_order(classes, data.classes, "the class names given")
-    places = torch.tensor([order.index(name) for name in data.classes])
-    sets: dict[str, Any] = {
-        split: replace(own, labels=places[own.labels], classes=order)
-        for split, own in (("train", data.train), ("val", data.val), ("test", data.test))
-    }
-    return replace(data, **sets)
-
-
-def common_orders(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """Return the orders that training programs commonly give to class folders, by what they are called.
-
-    The first is ours, by code point (torchvision, Keras). An order equal to one before it is left out.
-    """
-    keys: dict[str, Callable[[str], Any]] = {
-        "by code point": lambda name: name,
-        "natural, whatever the case (2 before 10)": lambda name: _natural(name.casefold()),  # as timm
-        "natural (2 before 10)": _natural,
-        "whatever the case": str.casefold,
-        "as paths (a-b before a)": lambda name: f"{name}/",
-    }
-    known = sorted(names)
-    if all(re.fullmatch("-?[0-9]+", name) for name in known):
-        keys["numeric"] = int
-    found: dict[str, tuple[str, ...]] = {}
-    for what, key in keys.items():
-        if (order := tuple(sorted(known, key=key))) not in found.values():
-            found[what] = order
-    return found
-
-
-def _natural(name: str) -> list[str | int]:
-    return [int(part) if i % 2 else part for i, part in enumerate(re.split("([0-9]+)", name))]
-
-
-def shortened(names: Sequence[str], most: int = 5) -> str:
-    """Return the first few of some names, and how many there are where there are more."""
-    some = ", ".join(repr(str(name)) for name in names[:most])
-    return f"{some}, … ({len(names)} in all)" if len(names) > most else some
 
 
 # --- the files ---------------------------------------------------------------------------------------
@@ -266,7 +134,7 @@ def _pictures(folder: Path, seen: set[Path]) -> Iterator[Path]:
     for path in visible(folder):
         if path.is_dir():
             yield from _pictures(path, seen)
-        elif path.suffix.lower() in pictures.ENDINGS:
+        elif path.suffix.lower() in ENDINGS:
             yield path
 
 
@@ -322,7 +190,7 @@ def splits(root: Path) -> dict[str, Files]:
     train, test = _not_empty(folders["train"]), _not_empty(folders["test"])
     _no_other_classes(folders["test"], test, folders["train"], train)
     if folders["val"] is None or folders["val"] == folders["test"]:
-        train, val = hold_out(train, 0.1)
+        train, val = held_out(train, 0.1)
     else:
         val = _not_empty(folders["val"])
         _no_other_classes(folders["val"], val, folders["train"], train)
@@ -338,8 +206,8 @@ def _split_by_us(root: Path, test: Path | None) -> dict[str, Files]:
             raise DataError(
                 f"{root} is no data set, but {sub} is one: it has {nested.name}/. Give that folder"
             )
-    train, rest = hold_out(_not_empty(root), 0.2)
-    test_files, val = hold_out(rest, 0.5)  # the only image held out is for the test
+    train, rest = held_out(_not_empty(root), 0.2)
+    test_files, val = held_out(rest, 0.5)  # the only image held out is for the test
     return {"train": train, "val": val, "test": test_files}
 
 
@@ -355,16 +223,16 @@ def _no_detection_data(root: Path) -> None:
 
 def _not_empty(folder: Path) -> Files:
     found = class_files(folder)
-    accepted = f"images end in {', '.join(sorted(pictures.ENDINGS))}"
+    accepted = f"images end in {', '.join(sorted(ENDINGS))}"
     if not any(found.values()):
-        loose = sum(path.suffix.lower() in pictures.ENDINGS for path in visible(folder))
+        loose = sum(path.suffix.lower() in ENDINGS for path in visible(folder))
         there = f"; its {loose} images lie in no class folder" if loose else ""
         raise DataError(
             f"{folder} has no class folder with images; expected CLASS/image.jpg in it{there} ({accepted})"
         )
     if empty := [folder / name for name, files in found.items() if not files]:
         others = sorted({path.suffix for path in empty[0].rglob("*") if path.is_file() and path.suffix})
-        there = f"; its files end in {shortened(others)}" if others else ""
+        there = f"; its files end in {some(map(repr, others))}" if others else ""
         more = f" ({len(empty)} such folders)" if len(empty) > 1 else ""
         raise DataError(
             f"the class folder {empty[0]} has no image; fill or remove it{more}{there} ({accepted})"
@@ -383,37 +251,21 @@ def _no_other_classes(
         )
 
 
-def hold_out(files: Mapping[str, Sequence[Path]], share: float) -> tuple[Files, Files]:
-    """Split off a fixed random share of each class: at least one image where it has two, none of a single."""
+def held_out(files: Mapping[str, Sequence[Path]], share: float) -> tuple[Files, Files]:
+    """Return what is left of each class, and the share held out: at least one image where it has two."""
     kept: Files = {}
     held: Files = {}
     for name, own in files.items():
         count = max(0, min(len(own) - 1, max(1, round(share * len(own)))))
-        chosen = set(Streams(0).python("hold out", name).sample(range(len(own)), count))
-        held[name] = [f for i, f in enumerate(own) if i in chosen]
-        kept[name] = [f for i, f in enumerate(own) if i not in chosen]
+        kept[name], held[name] = hold_out(own, count, name)
     return kept, held
 
 
 def image_set(
     files: Mapping[str, Sequence[Path]], classes: tuple[str, ...], size: int, what: str, watch: bool
 ) -> ImageSet:
-    """Read a split's files; a split too large for memory is read as needed.
-
-    Args:
-        files: by class.
-        classes: all classes, in the order of their labels.
-        size: height and width to resize to.
-        what: the split, for the progress bar.
-        watch: whether to show one.
-    """
+    """Read a split's files by class, cropped to squares; ``what`` is the split, for the progress bar."""
     paths = tuple(f for name in classes for f in files.get(name, ()))
     numbers = [i for i, n in enumerate(classes) for _ in files.get(n, ())]
-    labels = torch.tensor(numbers, dtype=torch.long)
-    lazy = FileImages(paths, size)
-    if len(paths) * 3 * size * size > IN_MEMORY:
-        pictures.probe_all(paths)
-        return ImageSet(lazy, labels, classes)
-    parts = torch.arange(len(paths)).split(512)
-    bar = tqdm(parts, desc=f"reading {what}", disable=None if watch else True)
-    return ImageSet(torch.cat(gathered(partial(lazy.__getitem__, part) for part in bar)), labels, classes)
+    images = ImageFiles(paths, size).loaded(what, watch)
+    return ImageSet(images, torch.tensor(numbers, dtype=torch.long), classes)

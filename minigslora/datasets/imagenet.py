@@ -21,6 +21,7 @@ from minigslora.errors import DataError
 from minigslora.files import read_lines
 
 WNID = re.compile(r"n\d{8}")
+ANNOTATIONS = "val_annotations.txt"
 
 
 def load(
@@ -45,47 +46,37 @@ def load(
         DataError: naming a folder that is no WordNet id or is not listed, a listed class without
             folder or images, a wrong number of classes, or what :mod:`folders` refuses.
     """
-    if (root / "val" / ANNOTATIONS).is_file():
-        for folder in (root / "train", root / "val" / "images"):
-            if not folder.is_dir():
-                raise DataError(
-                    f"{root} has val/{ANNOTATIONS} but no folder {folder}; unpack the archive anew"
-                )
-        splits = _as_distributed(root)
-    else:
-        _only_wnids(root)
-        splits = folders.splits(root)
+    distributed = (root / "val" / ANNOTATIONS).is_file()
+    _only_wnids(root, *(("train",) if distributed else ("train", "val", "test")))
+    splits = _as_distributed(root) if distributed else folders.splits(root)
     _check_classes(root, splits, classes)
     return folders.data_set(root, splits, image_size, name, watch, order)
 
 
-ANNOTATIONS = "val_annotations.txt"
-
-
 def _as_distributed(root: Path) -> dict[str, Files]:
     """Return the splits of Tiny-ImageNet's own layout."""
-    _only_wnids(root, ("train",))
-    train, val = folders.hold_out(folders.class_files(root / "train"), 0.1)
+    notes = root / "val" / ANNOTATIONS
+    for folder in (root / "train", root / "val" / "images"):
+        if not folder.is_dir():
+            raise DataError(f"{root} has val/{ANNOTATIONS} but no folder {folder}; unpack the archive anew")
+    train, val = folders.held_out(folders.class_files(root / "train"), 0.1)
     test: Files = {}
-    for line in read_lines(root / "val" / ANNOTATIONS):
-        file, *notes = line.split("\t")
-        if not notes:
-            raise DataError(f"{root / 'val' / ANNOTATIONS}: {line!r} is not of the form FILE, tab, WNID")
-        wnid = notes[0].strip()
+    for line in read_lines(notes):
+        file, *after = line.split("\t")
+        if not after:
+            raise DataError(f"{notes}: {line!r} is not of the form FILE, tab, WNID")
         if not (path := root / "val" / "images" / file).is_file():
-            raise DataError(f"{root / 'val' / ANNOTATIONS} names {file}, which is not in val/images")
-        test.setdefault(wnid, []).append(path)
+            raise DataError(f"{notes} names {file}, which is not in val/images")
+        test.setdefault(after[0].strip(), []).append(path)
     if strange := sorted(set(test) - set(train)):
-        raise DataError(f"{root / 'val' / ANNOTATIONS} names the class {strange[0]}, which train/ lacks")
-    return {"train": train, "val": val, "test": {wnid: test[wnid] for wnid in sorted(test)}}
+        raise DataError(f"{notes} names the class {strange[0]}, which train/ lacks")
+    return {"train": train, "val": val, "test": test}
 
 
-def _only_wnids(root: Path, splits: Sequence[str] = ("train", "val", "test")) -> None:
+def _only_wnids(root: Path, *splits: str) -> None:
     """Refuse a class folder that is no WordNet id: a class under a wrong name would shift the head's rows."""
-    for split in splits:
-        if not (folder := root / split).is_dir():
-            continue
-        for sub in folders.visible(folder):
+    for folder in (root / split for split in splits):
+        for sub in folders.visible(folder) if folder.is_dir() else ():
             if sub.is_dir() and not WNID.fullmatch(sub.name):
                 raise DataError(
                     f"the folder {sub} is not named by a WordNet id; expected a name such as n01440764. "
@@ -94,27 +85,28 @@ def _only_wnids(root: Path, splits: Sequence[str] = ("train", "val", "test")) ->
 
 
 def _check_classes(root: Path, splits: Mapping[str, Files], classes: int) -> None:
-    named, listed = names(root), wnids(root)
-    for split, folder in (("train", root / "train"), ("test", root / "val")):
-        files = splits[split]
-        if lacking := [w for w in listed if not files.get(w)]:
+    named, listed, train = names(root), wnids(root), splits["train"]
+    for folder, files in ((root / "train", train), (root / "val", splits["test"])):
+        lacking = [wnid for wnid in listed or train if not files.get(wnid)]
+        strange = [wnid for wnid in files if listed and wnid not in listed]
+        first = next(iter(lacking + strange), "")
+        what = f"{first} ({named[first]})" if first in named else first
+        if lacking and listed:
             raise DataError(
-                f"{folder} has no image of {_called(lacking[0], named)}, which {root / 'wnids.txt'} lists "
+                f"{folder} has no image of {what}, which {root / 'wnids.txt'} lists "
                 f"({len(lacking)} of {len(listed)} classes are missing); add its folder"
             )
-        if listed and (strange := [w for w in files if w not in set(listed)]):
+        if strange:
             raise DataError(
-                f"{folder} has the class folder {_called(strange[0], named)}, which {root / 'wnids.txt'} "
-                "does not list; remove the folder, or add it to the list"
+                f"{folder} has the class folder {what}, which {root / 'wnids.txt'} does not list; remove the "
+                "folder, or add it to the list"
             )
-        if lacking := [w for w in splits["train"] if not files.get(w)]:
-            raise DataError(
-                f"{folder} has no image of {_called(lacking[0], named)}, which train/ has; add some"
-            )
-    if classes and not listed and len(splits["train"]) != classes:
+        if lacking:
+            raise DataError(f"{folder} has no image of {what}, which train/ has; add some")
+    if classes and not listed and len(train) != classes:
         raise DataError(
-            f"{root / 'train'} has {len(splits['train'])} class folders, not {classes}; remove those that do "
-            f"not belong there, or list the wanted ones in {root / 'wnids.txt'}"
+            f"{root / 'train'} has {len(train)} class folders, not {classes}; remove those that do not "
+            f"belong there, or list the wanted ones in {root / 'wnids.txt'}"
         )
 
 
@@ -153,10 +145,6 @@ def names(root: Path) -> dict[str, str]:
         raise DataError(f"{labels} is no JSON of the form {{WNID: names}}; correct or remove it") from None
 
 
-def _called(wnid: str, named: Mapping[str, str]) -> str:
-    return f"{wnid} ({named[wnid]})" if wnid in named else wnid
-
-
 def outside(root: Path, task: Sequence[str], image_size: int, watch: bool = False) -> ImageSet:
     """Return the validation images of all classes below ``root`` but those of the task.
 
@@ -169,7 +157,7 @@ def outside(root: Path, task: Sequence[str], image_size: int, watch: bool = Fals
     Raises:
         DataError: where nothing is there beside the task's classes.
     """
-    _only_wnids(root, ("val",))
+    _only_wnids(root, "val")
     folder = root / "val"
     files = folders.class_files(folder) if folder.is_dir() else {}
     others = {wnid: own for wnid, own in files.items() if wnid not in set(task) and own}

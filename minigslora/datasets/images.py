@@ -1,37 +1,24 @@
-"""Labelled images in memory, as uint8 on the device they are used on."""
+"""Data sets: labelled images as uint8, on the device they are used on where they fit into memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from minigslora.datasets.pictures import ImageFiles
 from minigslora.errors import DataError
 from minigslora.files import sha256_of
+from minigslora.rng import Streams
 
-
-class Images(Protocol):
-    """Something that gives images by index: a tensor in memory, or files read as needed."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, indices: Tensor, /) -> Tensor:
-        """Return uint8 images (B, 3, H, W) for indices (B,)."""
-        ...
-
-    def to(self, device: torch.device, /) -> Images:
-        """Return the images on ``device``; files stay files."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Return what tells these images from any others: a hash of them, or of their files' states."""
-        ...
+Images = Tensor | ImageFiles
+"""Gives uint8 images (B, 3, H, W) for indices (B,): a tensor in memory, or files read as needed."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +26,12 @@ class ImageSet:
     """One split of a data set.
 
     Attributes:
-        images: uint8, (N, 3, H, W), or :class:`Images` read as needed.
+        images: uint8, (N, 3, H, W).
         labels: int64, (N,), positions in ``classes``.
         classes: the names of all classes of the data set, in the order of the model's head.
     """
 
-    images: Tensor | Images
+    images: Images
     labels: Tensor
     classes: tuple[str, ...]
 
@@ -61,8 +48,7 @@ class ImageSet:
 
     def to(self, device: torch.device) -> ImageSet:
         """Return the split with images and labels on ``device``."""
-        images: Tensor | Images = self.images.to(device)
-        return replace(self, images=images, labels=self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def of_classes(self, wanted: Sequence[int]) -> Tensor:
         """Return the indices of the images of some classes."""
@@ -70,29 +56,29 @@ class ImageSet:
         return torch.nonzero(torch.isin(self.labels, chosen)).flatten()
 
 
-def fingerprint(images: Tensor | Images, tensors: Mapping[str, Tensor], classes: Sequence[str]) -> str:
+def fingerprint(images: Images, tensors: Mapping[str, Tensor], classes: Sequence[str]) -> str:
     """Return a hash of a split; images that are read as needed say themselves what tells them apart."""
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
-    if not isinstance(images, Tensor):
+    if isinstance(images, Tensor):
+        tensors = {**tensors, "images": images}
+    else:
         digest.update(images.fingerprint().encode())
-    digest.update(
-        sha256_of({**tensors, **({"images": images} if isinstance(images, Tensor) else {})}).encode()
-    )
+    digest.update(sha256_of(tensors).encode())
     return digest.hexdigest()
 
 
 class Split(Protocol):
-    """One split of a data set: images in a fixed order, with what is to be learnt of them."""
+    """What :class:`ImageSet` has, whatever is to be learnt of the images."""
 
     def __len__(self) -> int: ...
 
-    def fingerprint(self) -> str:
-        """Return what tells this split from any other."""
-        ...
-
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of all classes of the data set, in the order of the model's head."""
+        """The names of all classes of the data set."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return what tells this split from any other."""
         ...
 
     def to(self, device: torch.device, /) -> Self:
@@ -105,6 +91,7 @@ class Split(Protocol):
 
 
 S = TypeVar("S", bound=Split)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -122,6 +109,7 @@ class Splits(Generic[S]):
     train: S
     val: S
     test: S
+    _: KW_ONLY
     mirrored: bool = True
     foreign: S | None = None
     split_by_us: bool = False
@@ -156,18 +144,17 @@ class Splits(Generic[S]):
 
     def _class_id(self, name: str | int) -> int:
         """Return the id of a class given by name, as "#3" for a position, or by a number that is clear."""
-        text, total = str(name), len(self.classes)
-        if isinstance(name, str) and text in self.classes:
-            return self.classes.index(text)
-        marked = text.removeprefix("#")
-        if isinstance(name, str) and marked != text and marked.isdecimal() and int(marked) < total:
-            return int(marked)
+        text, total, number = str(name), len(self.classes), str(name)
+        if isinstance(name, str):
+            if text in self.classes:
+                return self.classes.index(text)
+            number = text.removeprefix("#")
         if text.isdecimal():
             self.require_clear(text)
             if text in self.classes:
                 return self.classes.index(text)
-            if int(text) < total:
-                return int(text)
+        if number.isdecimal() and int(number) < total:
+            return int(number)
         raise DataError(
             f"unknown class {name!r} in {self.name}; its {total} classes are "
             f"{', '.join(self.classes[:5])}{', …' if total > 5 else ''} (or a number from 0 to {total - 1})"
@@ -206,14 +193,7 @@ class DataSet(Splits[ImageSet]):
 
 
 class Normalising:
-    """What turns images into a model's inputs of zero mean and unit deviation.
-
-    Attributes:
-        mean, std: per channel, (3, 1, 1), of images in [0, 1].
-        data: the images' data set.
-        device: where they are turned into inputs.
-        precision: of training.
-    """
+    """What turns images into a model's inputs: ``mean`` and ``std``, (3, 1, 1), are of images in [0, 1]."""
 
     mean: Tensor
     std: Tensor
@@ -238,6 +218,12 @@ class Normalising:
         """Return model inputs for uint8 images, or for float images in [0, 1]."""
         scaled = images if images.is_floating_point() else images.float() / 255
         return (scaled - self.mean) / self.std
+
+
+def hold_out(items: Sequence[T], count: int, *key: str | int) -> tuple[list[T], list[T]]:
+    """Return what is left of some items without a fixed random draw of ``count``, and the draw."""
+    held = set(Streams(0).python("hold out", *key).sample(range(len(items)), count))
+    return [item for i, item in enumerate(items) if i not in held], [items[i] for i in sorted(held)]
 
 
 def spread(rows: Tensor, most: int) -> Tensor:

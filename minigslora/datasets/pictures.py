@@ -1,4 +1,4 @@
-"""Pictures from files, of whatever kind: one reader for all data sets.
+"""Pictures from files, of whatever kind, one at a time or as the images of a split: one reader for all.
 
 A picture comes as 8-bit RGB, turned upright as its EXIF orientation says. What has more than 8 bits is
 scaled to 0 … 255 by the range of its kind: 16-bit pictures by 65535, pictures of floats by 1. Pictures
@@ -14,21 +14,26 @@ error. (Pillow itself turns TIFFs, which are upright in either case.)
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
+from tqdm import tqdm
 
-from minigslora.datasets.faults import gathered
 from minigslora.errors import DataError
+from minigslora.fingerprint import fingerprint_of
 
 ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".tif", ".tiff"}
@@ -60,35 +65,170 @@ TURNS = {
 SIDEWAYS = [TURNS[orientation] for orientation in (5, 6, 7, 8)]
 """Turns by which width and height change places."""
 
+LONGEST = 16
+"""How many times its shorter side the longer side of a picture is read, where it is cropped."""
+IN_MEMORY = 4 << 30
+"""Bytes of uint8 images kept in memory; a larger split is read from its files as needed."""
+SHOWN = 5
+"""How many faults a message names; the rest are counted."""
+
 _pillow = threading.Lock()  # its limit is one for the whole process
 
 Size = tuple[int, int]
 """Width and height."""
+Fit = Callable[[Image.Image, int], Image.Image]
+"""Brings an RGB picture to a square of some height and width."""
+CPU = torch.device("cpu")
+T = TypeVar("T")
 
 
-def read(
-    file: Path, shape: Callable[[Image.Image], Image.Image], least: int, declared: Size | None = None
-) -> Tensor:
-    """Return one picture as uint8 (3, H, W).
+# --- all that is wrong, in one error instead of one a run ----------------------------------------------
+
+
+class Faults(DataError):
+    """Several faults found in one go; ``faults`` says of each what is wrong and what to do."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = tuple(faults)
+        shown = "; ".join(self.faults[:SHOWN]) + ("; …" if len(faults) > SHOWN else "")
+        super().__init__(shown if len(faults) == 1 else f"{shown} ({len(faults)} faults in all)")
+
+
+def faults_of(problem: DataError) -> tuple[str, ...]:
+    """Return what a data error is made of."""
+    return problem.faults if isinstance(problem, Faults) else (str(problem),)
+
+
+def gathered(calls: Iterable[Callable[[], T]]) -> list[T]:
+    """Return what each call returns; raise the data errors of all that failed as one :class:`Faults`."""
+    found, faults = list[T](), list[str]()
+    for call in calls:
+        try:
+            found.append(call())
+        except DataError as problem:
+            faults += faults_of(problem)
+    if faults:
+        raise Faults(faults)
+    return found
+
+
+# --- the images of a split ------------------------------------------------------------------------------
+
+
+def cropped(image: Image.Image, size: int) -> Image.Image:
+    """Bring the shorter side to ``size``, and cut out the centre."""
+    short = min(image.size)
+    if max(image.size) > LONGEST * short:  # the rest of a strip is cropped away in any case
+        image = tv.center_crop(image, [min(side, LONGEST * short) for side in image.size[::-1]])
+    if short != size:
+        width, height = (max(size, round(side * (size / short))) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    square: Image.Image = tv.center_crop(image, [size, size])
+    return square
+
+
+def squeezed(image: Image.Image, size: int) -> Image.Image:
+    """Bring each side to ``size``: boxes relative to the sides stay as they are."""
+    return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images read from files when they are asked for; what is asked for next is decoded meanwhile.
+
+    Attributes:
+        files: the pictures.
+        size: height and width that they are brought to, in pixels.
+        fit: how.
+        declared: width and height of each as its annotation says; () where there are none.
+        device: where images are delivered.
+    """
+
+    files: tuple[Path, ...]
+    size: int
+    fit: Fit = cropped
+    declared: tuple[Size, ...] = ()
+    device: torch.device = CPU
+    _coming: dict[int, Future[Tensor]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, indices: Tensor) -> Tensor:
+        """Return uint8 images (B, 3, size, size) for indices (B,); B may be 0."""
+        rows: list[int] = indices.tolist()
+        if not rows:
+            return torch.empty(0, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+        self.ahead(rows)
+        reads = {row: self._coming.pop(row) for row in dict.fromkeys(rows)}
+        if rows == list(range(rows[0], end := rows[-1] + 1)):
+            self.ahead(range(end, min(end + len(rows), len(self))))
+        images = dict(zip(reads, gathered(read.result for read in reads.values()), strict=True))
+        return torch.stack([images[row] for row in rows]).to(self.device)
+
+    def ahead(self, rows: Iterable[int]) -> None:
+        """Start to decode images that will be asked for soon; they are kept until then."""
+        self._coming.update({row: self._read(row) for row in dict.fromkeys(rows) if row not in self._coming})
+
+    def _read(self, row: int) -> Future[Tensor]:
+        declared = self.declared[row] if self.declared else None
+        return _readers(os.getpid()).submit(read, self.files[row], self.size, self.fit, declared)
+
+    def of(self, rows: Sequence[int]) -> ImageFiles:
+        """Return some of the images."""
+        declared = tuple(self.declared[row] for row in rows) if self.declared else ()
+        return replace(self, files=tuple(self.files[row] for row in rows), declared=declared)
+
+    def to(self, device: torch.device) -> ImageFiles:
+        """Return the same files, delivered to ``device``."""
+        return replace(self, device=device)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the files' names, sizes and times of change, and of the size they are read at."""
+        there = [(file, file.stat()) for file in self.files if file.exists()]
+        states = [(file.parent.name, file.name, now.st_size, now.st_mtime_ns) for file, now in there]
+        return fingerprint_of(json.dumps([self.size, states]))
+
+    def loaded(self, what: str, watch: bool = False) -> Tensor | ImageFiles:
+        """Return all images where they fit into memory; else these files, none of which is no picture.
+
+        Args:
+            what: the split, for the progress bar.
+            watch: whether to show one.
+        """
+        if len(self) * 3 * self.size**2 > IN_MEMORY:
+            declared = self.declared or (None,) * len(self)
+            gathered(partial(probe, *one) for one in zip(self.files, declared, strict=True))
+            return self
+        parts = torch.arange(len(self)).split(512)
+        bar = tqdm(parts, desc=f"reading {what}", disable=None if watch else True)
+        return torch.cat(gathered(partial(self.__getitem__, part) for part in bar))
+
+
+@cache
+def _readers(process: int) -> ThreadPoolExecutor:
+    """Return the threads that decode, of a process: a forked one has none of its parent's."""
+    return ThreadPoolExecutor(4, f"pictures-{process}")
+
+
+# --- one picture ----------------------------------------------------------------------------------------
+
+
+def read(file: Path, size: int, fit: Fit = cropped, declared: Size | None = None) -> Tensor:
+    """Return one picture as uint8 (3, size, size).
 
     Args:
         file: the picture.
-        shape: brings an RGB picture to the wanted size.
-        least: neither side of a large picture is reduced below this many pixels before ``shape``.
-        declared: the size that its annotation says.
+        size: height and width to bring it to.
+        fit: how.
+        declared: the width and height that its annotation says.
 
     Raises:
         DataError: naming the file, whatever is wrong with it.
     """
     with _named(file):
-        tensor: Tensor = tv.pil_to_tensor(shape(_upright_rgb(file, least, declared)))
+        tensor: Tensor = tv.pil_to_tensor(fit(_upright_rgb(file, size, declared), size))
     return tensor
-
-
-def read_all(reads: Sequence[Callable[[], Tensor]]) -> list[Tensor]:
-    """Return what each call reads, four at a time; the faults of all are one error."""
-    with ThreadPoolExecutor(4) as pool:
-        return gathered([pool.submit(call).result for call in reads])
 
 
 def probe(file: Path, declared: Size | None = None) -> Size:
@@ -104,12 +244,6 @@ def probe(file: Path, declared: Size | None = None) -> Size:
             if declared not in (None, image.size, image.size[::-1]):
                 raise _other_size(file, image.size, declared)
             return image.size
-
-
-def probe_all(files: Sequence[Path], declared: Sequence[Size | None] | None = None) -> None:
-    """Raise one error for all of the files that cannot be pictures; pixels are not read."""
-    sizes = declared if declared is not None else [None] * len(files)
-    gathered(partial(probe, file, size) for file, size in zip(files, sizes, strict=True))
 
 
 @contextlib.contextmanager

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from minigslora.datasets import cifar, detection, folders, imagenet, olivetti
+from minigslora.class_order import reordered
+from minigslora.datasets import detection, downloaded, folders, imagenet
 from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet, ImageSet
 from minigslora.datasets.rendered import mini_faces, mini_glyphs, mini_scenes
 from minigslora.errors import DataError
 from minigslora.files import data_root
+
+Rendered = Mapping[str, tuple[Callable[..., Any], str, int]]
+"""By name: what draws a data set, which part, and its size in pixels."""
+RENDERED: Rendered = {
+    "mini-faces": (mini_faces.load, "main", mini_faces.SIZE),
+    "mini-faces-tuning": (mini_faces.load, "tuning", mini_faces.SIZE),
+    "mini-glyphs": (mini_glyphs.load, "task", mini_glyphs.SIZE),
+    "mini-glyphs-outside": (mini_glyphs.load, "outside", mini_glyphs.SIZE),
+    "mini-glyphs-all": (mini_glyphs.load, "all", mini_glyphs.SIZE),
+}
+"""Data sets that are drawn on first use."""
+SCENES: Rendered = {
+    "mini-scenes": (mini_scenes.load, "main", mini_scenes.SIZE),
+    "mini-scenes-tuning": (mini_scenes.load, "tuning", mini_scenes.SIZE),
+}
+"""Detection data that are drawn on first use."""
+
+DOWNLOADED: dict[str, Callable[[int | None], DataSet]] = {
+    "cifar100": downloaded.cifar100,
+    "olivetti": downloaded.olivetti,
+}
+"""Data sets that are downloaded on first use."""
 
 
 @dataclass(frozen=True)
@@ -28,42 +52,36 @@ class Own:
 
     names: tuple[str, ...]
     image_size: int
-    expected: str
-    read: Callable[[Path, int, str, bool, Sequence[str] | None], DataSet] = folders.load
+    expected: str = "train/WNID/*.JPEG and val/WNID/*.JPEG"
+    read: Callable[[Path, int, str, bool, Sequence[str] | None], DataSet] = imagenet.load
 
 
-WNIDS = "train/WNID/*.JPEG and val/WNID/*.JPEG"
 FOLDERS: dict[str, Own] = {
     "casia-face100": Own(
         ("casia-face100", "casia_face100", "CASIA-Face100", "casia_face100_gpu"),
-        112,
-        "train/IDENTITY/*.jpg and test/IDENTITY/*.jpg",
+        *(112, "train/IDENTITY/*.jpg and test/IDENTITY/*.jpg", folders.load),
     ),
     "imagenet100": Own(
-        ("imagenet100", "ImageNet100", "imagenet-100"), 224, WNIDS, partial(imagenet.load, classes=100)
+        ("imagenet100", "ImageNet100", "imagenet-100"), 224, read=partial(imagenet.load, classes=100)
     ),
-    "tiny-imagenet": Own(
-        ("tiny-imagenet-200", "tiny-imagenet", "tiny_imagenet", "tiny_imagenet32"), 64, WNIDS, imagenet.load
-    ),
+    "tiny-imagenet": Own(("tiny-imagenet-200", "tiny-imagenet", "tiny_imagenet", "tiny_imagenet32"), 64),
 }
 """Data sets that the user has as folders."""
-
-RENDERED: dict[str, tuple[Callable[..., DataSet], str, int]] = {
-    "mini-faces": (mini_faces.load, "main", mini_faces.SIZE),
-    "mini-faces-tuning": (mini_faces.load, "tuning", mini_faces.SIZE),
-    "mini-glyphs": (mini_glyphs.load, "task", mini_glyphs.SIZE),
-    "mini-glyphs-outside": (mini_glyphs.load, "outside", mini_glyphs.SIZE),
-    "mini-glyphs-all": (mini_glyphs.load, "all", mini_glyphs.SIZE),
+BOXED: dict[str, tuple[str, ...]] = {
+    "coco": ("coco", "coco2017", "COCO", "coco_tiny"),
+    "voc": ("voc", "VOC2012", "VOC2007", "foda_voc"),
 }
-"""Data sets that are drawn on first use: by what, which part, and their size in pixels."""
-
-DOWNLOADED: dict[str, Callable[[int | None], DataSet]] = {"cifar100": cifar.load, "olivetti": olivetti.load}
-"""Data sets that are downloaded on first use."""
+"""Detection data that the user has, and the names those folders go by."""
 
 
 def names() -> list[str]:
     """Return the names that :func:`load` knows."""
     return [*RENDERED, *FOLDERS, *DOWNLOADED]
+
+
+def detection_names() -> list[str]:
+    """Return the names that :func:`load_detection` knows."""
+    return [*SCENES, *BOXED]
 
 
 def load(
@@ -83,22 +101,41 @@ def load(
     Raises:
         DataError: for an unknown name, a data set that is not on this machine, or other classes than its.
     """
-    if str(name) in RENDERED or str(name) in DOWNLOADED:
-        data = _made(str(name), image_size, watch)
-        return data if classes is None else folders.reordered(data, classes)
-    if str(name) in FOLDERS:
-        own = FOLDERS[str(name)]
-        return own.read(find(str(name)), image_size or own.image_size, str(name), watch, classes)
+    known = str(name)
+    if known in FOLDERS:
+        own = FOLDERS[known]
+        return own.read(find(known), image_size or own.image_size, known, watch, classes)
+    if known in RENDERED or known in DOWNLOADED:
+        fetch = DOWNLOADED.get(known)
+        data: DataSet = fetch(image_size) if fetch else _rendered(RENDERED, known, image_size, watch)
+        return data if classes is None else reordered(data, classes)
     if Path(name).expanduser().is_dir():
         return folders.load(name, image_size or 224, watch=watch, classes=classes)
-    raise DataError(f"no data set {str(name)!r}: neither a folder nor one of {', '.join(names())}")
+    raise DataError(f"no data set {known!r}: neither a folder nor one of {', '.join(names())}")
 
 
-def _made(name: str, image_size: int | None, watch: bool) -> DataSet:
-    """Return a data set that is rendered or downloaded."""
-    if name in DOWNLOADED:
-        return DOWNLOADED[name](image_size)
-    draw, part, size = RENDERED[name]
+def load_detection(name: str | Path, image_size: int | None = None, watch: bool = False) -> DetectionData:
+    """Return a detection data set by name, or from a folder in COCO's or Pascal VOC's layout.
+
+    Args:
+        name: one of :func:`detection_names`, or the path of a folder.
+        image_size: height and width that images are squeezed to; rendered scenes have their own.
+        watch: whether to show progress.
+
+    Raises:
+        DataError: for an unknown name, or a data set that is not on this machine.
+    """
+    if str(name) in SCENES:
+        scenes: DetectionData = _rendered(SCENES, str(name), image_size, watch)
+        return scenes
+    root = find_detection(name)
+    if _is_coco(root):
+        return detection.load_coco(root, image_size or 512, str(name), watch)
+    return detection.load_voc(root, image_size or 300, str(name), watch)
+
+
+def _rendered(table: Rendered, name: str, image_size: int | None, watch: bool) -> Any:
+    draw, part, size = table[name]
     if image_size not in (None, size):
         raise DataError(f"{name} is rendered at {size} pixels, not {image_size}")
     return draw(part, watch=watch)
@@ -110,13 +147,40 @@ def find(name: str) -> Path:
     Raises:
         DataError: where it is not below the data root.
     """
-    root, own = data_root(), FOLDERS[name]
-    for folder in own.names:
-        if (root / folder / "train").is_dir():
-            return root / folder
+    places = [data_root() / folder for folder in FOLDERS[name].names]
+    for place in places:
+        if (place / "train").is_dir():
+            return place
+    raise _not_here(name, f"{FOLDERS[name].expected} in {places[0]}")
+
+
+def find_detection(name: str | Path) -> Path:
+    """Return the folder of detection data that the user has, by name or path.
+
+    Raises:
+        DataError: where there is none in COCO's or Pascal VOC's layout.
+    """
+    places = [data_root() / folder for folder in BOXED.get(str(name), ())] or [Path(name).expanduser()]
+    for place in places:
+        if _is_coco(place) or (place / "ImageSets").is_dir():
+            return place
+    layouts = "annotations/instances_train*.json and train*/, or JPEGImages/, Annotations/ and ImageSets/"
+    if str(name) in BOXED:
+        raise _not_here(str(name), f"{places[0]} with {layouts}")
     raise DataError(
-        f"{name} is not below {root}: expected {own.expected} in {root / own.names[0]}. Put it there, or "
-        "set MINIGSLORA_DATA to the folder that holds it"
+        f"no detection data {str(name)!r}: neither one of {', '.join(detection_names())} nor a folder with "
+        f"{layouts}"
+    )
+
+
+def _is_coco(root: Path) -> bool:
+    return any((root / "annotations").glob("instances_*.json"))
+
+
+def _not_here(name: str, expected: str) -> DataError:
+    return DataError(
+        f"{name} is not below {data_root()}: expected {expected}. Put it there, or set MINIGSLORA_DATA to "
+        "the folder that holds it"
     )
 
 
@@ -139,67 +203,3 @@ def outside(
     if name == "imagenet100" and (root := data_root() / "imagenet").is_dir():
         return imagenet.outside(root, task, image_size or FOLDERS[name].image_size, watch)
     return None
-
-
-# --- detection --------------------------------------------------------------------------------------
-
-SCENES: dict[str, str] = {"mini-scenes": "main", "mini-scenes-tuning": "tuning"}
-"""Rendered detection data, and the world each shows."""
-
-BOXED: dict[str, tuple[str, ...]] = {
-    "coco": ("coco", "coco2017", "COCO", "coco_tiny"),
-    "voc": ("voc", "VOC2012", "VOC2007", "foda_voc"),
-}
-"""Detection data that the user has, and the names those folders go by."""
-
-
-def detection_names() -> list[str]:
-    """Return the names that :func:`load_detection` knows."""
-    return [*SCENES, *BOXED]
-
-
-def load_detection(name: str | Path, image_size: int | None = None, watch: bool = False) -> DetectionData:
-    """Return a detection data set by name, or from a folder in COCO's or Pascal VOC's layout.
-
-    Args:
-        name: one of :func:`detection_names`, or the path of a folder.
-        image_size: height and width that images are squeezed to; rendered scenes have their own.
-        watch: whether to show progress.
-
-    Raises:
-        DataError: for an unknown name, or a data set that is not on this machine.
-    """
-    if str(name) in SCENES:
-        if image_size not in (None, mini_scenes.SIZE):
-            raise DataError(f"{name} is rendered at {mini_scenes.SIZE} pixels, not {image_size}")
-        return mini_scenes.load(SCENES[str(name)], watch=watch)
-    root = find_detection(name)
-    if _is_coco(root):
-        return detection.load_coco(root, image_size or 512, str(name), watch)
-    return detection.load_voc(root, image_size or 300, str(name), watch)
-
-
-def _is_coco(root: Path) -> bool:
-    return any((root / "annotations").glob("instances_*.json"))
-
-
-def find_detection(name: str | Path) -> Path:
-    """Return the folder of detection data that the user has, by name or path.
-
-    Raises:
-        DataError: where there is none in COCO's or Pascal VOC's layout.
-    """
-    places = [data_root() / folder for folder in BOXED.get(str(name), ())] or [Path(name).expanduser()]
-    for root in places:
-        if _is_coco(root) or (root / "ImageSets").is_dir():
-            return root
-    layouts = "annotations/instances_train*.json and train*/, or JPEGImages/, Annotations/ and ImageSets/"
-    if str(name) in BOXED:
-        raise DataError(
-            f"{name} is not below {data_root()}: expected {places[0]} with {layouts}. Put it there, or set "
-            "MINIGSLORA_DATA to the folder that holds it"
-        )
-    raise DataError(
-        f"no detection data {str(name)!r}: neither one of {', '.join(detection_names())} nor a folder with "
-        f"{layouts}"
-    )

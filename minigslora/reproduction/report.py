@@ -11,7 +11,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from minigslora.class_order import some
 from minigslora.course import plots
 from minigslora.datasets.images import spread
 from minigslora.device import device_name, versions
@@ -19,6 +18,7 @@ from minigslora.erasure import Erasure
 from minigslora.errors import ModelError
 from minigslora.files import written_whole
 from minigslora.reproduction.rendering import render
+from minigslora.text import some
 
 PICTURES = 8
 """How many photographs a row of the gallery shows."""

@@ -12,19 +12,16 @@ Lengths are in units of half an image: x runs right and y down, both from -1 to 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from minigslora.datasets.images import DataSet, ImageSet
-from minigslora.files import data_root, load_tensors, save_tensors
+from minigslora.datasets.images import DataSet
+from minigslora.datasets.rendered import drawn, place
 
 Array = NDArray[np.floating[Any]]
 
@@ -328,7 +325,7 @@ def render(
     p = photographs(world, person, split, count)
     if only is not None:
         how = {k: v if only(k) else np.full_like(v, PHOTOGRAPH[k][0]) for k, v in p.how.items()}
-        p = Photographs(p.who, how, p.uniform, p.grain)
+        p = replace(p, how=how)
     c = Canvas(p)
     _background(c, p)
     head = _head(c, p)
@@ -354,26 +351,7 @@ def load(
         counts: photographs of each identity by split.
         watch: whether to show progress while rendering.
     """
-    classes = tuple(f"person-{i:03d}" for i in range(people))
+    classes = [f"person-{i:03d}" for i in range(people)]
     counts = {split: counts[split] for split in SPLITS}  # the order is part of the cache's name
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    shape = "-".join(map(str, (people, *counts.values())))
-    path = data_root() / "mini-faces" / f"{world}-{shape}-{recipe}.safetensors"
-    if path.is_file():
-        tensors, _ = load_tensors(path)
-    else:
-        tensors = _render_all(world, people, counts, watch)
-        save_tensors(path, tensors, {"world": world})
-    splits = {
-        split: ImageSet(tensors[split], torch.arange(people).repeat_interleave(n), classes)
-        for split, n in counts.items()
-    }
-    return DataSet("mini-faces", splits["train"], splits["val"], splits["test"])
-
-
-def _render_all(world: str, people: int, counts: Mapping[str, int], watch: bool) -> dict[str, torch.Tensor]:
-    rendered: dict[str, list[torch.Tensor]] = {split: [] for split in counts}
-    for person in tqdm(range(people), desc="rendering mini-faces", disable=None if watch else True):
-        for split, n in counts.items():
-            rendered[split].append(torch.from_numpy(render(world, person, split, n)))
-    return {split: torch.cat(images) for split, images in rendered.items()}
+    path = place("mini-faces", __file__, world, people, *counts.values())
+    return DataSet("mini-faces", *drawn(path, classes, counts, partial(render, world), watch))

@@ -12,9 +12,7 @@ rendered.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -23,10 +21,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
-from tqdm import tqdm
 
 from minigslora.datasets.images import DataSet, ImageSet
-from minigslora.files import data_root, load_tensors, save_tensors
+from minigslora.datasets.rendered import drawn, place
 from minigslora.rng import Streams
 
 SIZE = 32
@@ -204,32 +201,16 @@ def load(
         watch: whether to show progress while rendering.
     """
     counts = {split: counts[split] for split in SPLITS}  # the order is part of the cache's name
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    shape = "-".join(map(str, counts.values()))
-    path = data_root() / "mini-glyphs" / f"{shape}-{recipe}.safetensors"
-    if path.is_file():
-        tensors, _ = load_tensors(path)
-    else:
-        tensors = _render_all(counts, watch)
-        save_tensors(path, tensors, {"characters": "".join(CHARACTERS)})
-    name = "mini-glyphs" if part == "task" else f"mini-glyphs-{part}"
-    train, val, test = (_part(tensors[split], counts[split], PARTS[part]) for split in SPLITS)
-    return DataSet(name, train, val, test, mirrored=False)
+    path = place("mini-glyphs", __file__, *counts.values())
+    whole = drawn(path, CHARACTERS, counts, lambda label, *of: render(CHARACTERS[label], *of), watch)
+    splits = [_of_characters(images, PARTS[part]) for images in whole]
+    return DataSet("mini-glyphs" if part == "task" else f"mini-glyphs-{part}", *splits, mirrored=False)
 
 
-def _part(images: Tensor, count: int, characters: tuple[str, ...]) -> ImageSet:
+def _of_characters(whole: ImageSet, characters: tuple[str, ...]) -> ImageSet:
     """Return the pictures of some characters, labelled by their place among them."""
-    whole = ImageSet(images, torch.arange(len(CHARACTERS)).repeat_interleave(count), CHARACTERS)
     if characters == CHARACTERS:
         return whole
     rows = whole.of_classes([CHARACTERS.index(c) for c in characters])
-    labels = torch.arange(len(characters)).repeat_interleave(count)
-    return replace(whole, images=images[rows], labels=labels, classes=characters)
-
-
-def _render_all(counts: Mapping[str, int], watch: bool) -> dict[str, Tensor]:
-    rendered: dict[str, list[Tensor]] = {split: [] for split in counts}
-    for character in tqdm(CHARACTERS, desc="rendering mini-glyphs", disable=None if watch else True):
-        for split, n in counts.items():
-            rendered[split].append(render(character, split, n))
-    return {split: torch.cat(images) for split, images in rendered.items()}
+    _, labels = whole.labels[rows].unique(return_inverse=True)  # both orders are by code point
+    return ImageSet(whole.images[rows], labels, characters)

@@ -12,7 +12,6 @@ to a third of a pixel, as COCO writes them: [left, top, width, height].
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from minigslora.datasets.detection import DetectionData, from_coco, load_cached, save_cached
-from minigslora.files import data_root
+from minigslora.datasets.detection import DetectionData, DetectionSet, from_coco
+from minigslora.datasets.rendered import place
+from minigslora.files import load_tensors, read_json, save_tensors, write_json
 
 Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
@@ -162,9 +162,9 @@ def _paint(
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     here = picture[:, top:bottom, left:right]
     colour = np.clip(here.mean((1, 2)) + rng.choice([-1, 1], 3) * rng.uniform(0.2, 0.5, 3), 0, 1)
-    stripes = rng.random() < 0.3
+    striped = rng.random() < 0.3
     paint = np.broadcast_to(colour[:, None, None], (3, *mask.shape)).astype(np.float32)
-    if stripes:
+    if striped:
         paint = paint * (1 + 0.2 * np.sign(np.sin(9 * u + rng.uniform(0, 6)))).astype(np.float32)
     fine = mask[None] * paint
     height, width = bottom - top, right - left
@@ -220,28 +220,27 @@ def coco(world: str, split: str, count: int, watch: bool = False) -> tuple[torch
         The pictures, uint8 (count, 3, SIZE, SIZE), and COCO's dictionary of images, annotations and
         categories (ids from 1).
     """
-    pictures, annotations = [], list[dict[str, Any]]()
-    scenes = tqdm(range(count), desc=f"rendering mini-scenes, {split}", disable=None if watch else True)
-    for scene in scenes:
-        picture, objects = render(world, split, scene)
-        pictures.append(torch.from_numpy(picture))
-        for category, corners in objects:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": scene + 1,
-                    "category_id": category + 1,
-                    "bbox": corners,
-                    "area": round(corners[2] * corners[3], 3),
-                    "iscrowd": 0,
-                }
-            )
+    bar = tqdm(range(count), desc=f"rendering mini-scenes, {split}", disable=None if watch else True)
+    scenes = [render(world, split, scene) for scene in bar]
+    boxed = [(scene, *found) for scene, (_, objects) in enumerate(scenes, 1) for found in objects]
     images = [
         {"id": i + 1, "file_name": f"{world}-{split}-{i:05d}.png", "height": SIZE, "width": SIZE}
         for i in range(count)
     ]
-    categories = [{"id": i + 1, "name": name} for i, name in enumerate(SHAPES)]
-    return torch.stack(pictures), {"images": images, "annotations": annotations, "categories": categories}
+    annotations = [
+        {
+            "id": i,
+            "image_id": scene,
+            "category_id": category + 1,
+            "bbox": corners,
+            "area": round(corners[2] * corners[3], 3),
+            "iscrowd": 0,
+        }
+        for i, (scene, category, corners) in enumerate(boxed, 1)
+    ]
+    categories = [{"id": i, "name": name} for i, name in enumerate(SHAPES, 1)]
+    pictures = torch.stack([torch.from_numpy(picture) for picture, _ in scenes])
+    return pictures, {"images": images, "annotations": annotations, "categories": categories}
 
 
 def load(world: str = "main", counts: Mapping[str, int] = COUNTS, watch: bool = False) -> DetectionData:
@@ -254,12 +253,17 @@ def load(world: str = "main", counts: Mapping[str, int] = COUNTS, watch: bool = 
         counts: scenes by split.
         watch: whether to show progress while rendering.
     """
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:12]
-    splits = {}
+    splits = []
     for split in SPLITS:
-        folder = data_root() / "mini-scenes" / f"{world}-{counts[split]}-{recipe}"
-        if (cached := load_cached(folder, split)) is None:
-            cached = coco(world, split, counts[split], watch)
-            save_cached(folder, split, *cached)
-        splits[split] = from_coco(*cached)
-    return DetectionData("mini-scenes", splits["train"], splits["val"], splits["test"])
+        file = place("mini-scenes", __file__, world, counts[split]) / f"{split}.json"
+        if not file.is_file():
+            pictures, annotations = coco(world, split, counts[split], watch)
+            save_tensors(file.with_suffix(".safetensors"), {"images": pictures}, {"split": split})
+            write_json(file, annotations)  # last: with it the split is whole
+        splits.append(kept(file))
+    return DetectionData("mini-scenes", *splits)
+
+
+def kept(file: Path) -> DetectionSet:
+    """Return a split from the file of its annotations, beside its pictures."""
+    return from_coco(load_tensors(file.with_suffix(".safetensors"))[0]["images"], read_json(file))
