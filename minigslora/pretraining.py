@@ -112,6 +112,20 @@ class _Streams(Streams):
         return super().__call__(*("order" if part == "order/retain" else part for part in key), device=device)
 
 
+def _loop(config: Pretraining) -> Training:
+    return Training(
+        epochs=config.epochs,
+        batch_retain=config.batch,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        schedule="cosine by step",
+        warmup_epochs=config.warmup_epochs,
+        clip=config.clip,
+        augment=config.augment,
+        whole_batches=True,
+    )
+
+
 def pretrain(
     problem: Classification | Detection,
     config: Pretraining,
@@ -134,19 +148,8 @@ def pretrain(
     config = parse_fields(config)
     if config.mix and (isinstance(problem, Detection) or problem.margin):
         raise ConfigError(f"mix = {config.mix}: only a classifier without a margin learns from mixed images")
-    loop = Training(
-        epochs=config.epochs,
-        batch_retain=config.batch,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        schedule="cosine by step",
-        warmup_epochs=config.warmup_epochs,
-        clip=config.clip,
-        augment=config.augment,
-        whole_batches=True,
-    )
     learn = Supervised(
-        margin_ramp=config.margin_ramp, mix=config.mix, margin=objective == "margin", training=loop
+        margin_ramp=config.margin_ramp, mix=config.mix, margin=objective == "margin", training=_loop(config)
     )
     history, began = list[Epoch](), time.perf_counter()
 
@@ -349,19 +352,6 @@ def make_checkpoint(
     require_writable(out.parent)
     with seeded(recipe.training.seed, pick_device(device)):  # the model's first weights
         problem, architecture = _untrained(name, recipe, device, watch)
-    record: dict[str, Any] = {
-        "file": out.name,
-        "command": command,
-        "seed": recipe.training.seed,
-        "data": recipe.data or name,
-        "architecture": architecture,
-        "start": recipe.start,
-        "without": list(recipe.without),
-        "training": asdict(recipe.training),
-        "versions": versions(),
-        "device": device_name(problem.device),
-        "threads": torch.get_num_threads(),
-    }
     if detector := isinstance(problem, Detection):
         trainable_norms(problem.model)
     history = pretrain(problem, recipe.training, watch, on_epoch, evaluate_every=1 if detector else 5)
@@ -369,24 +359,24 @@ def make_checkpoint(
         frozen_norms(problem.model)
     if half := detector or bool(recipe.without):
         checkpoint.halve(problem.model)
-    record["metrics"] = {
-        **_measured(problem),
-        "epochs": recipe.training.epochs,
-        "seconds": round(history[-1].seconds, 1),
+    notes = {
+        "command": command,
+        "seed": recipe.training.seed,
+        "data": recipe.data or name,
+        "start": recipe.start,
+        "without": list(recipe.without),
+        "training": asdict(recipe.training),
+        "versions": versions(),
+        "metrics": _measured(problem)
+        | {"epochs": recipe.training.epochs, "seconds": round(history[-1].seconds, 1)},
     }
+    mean, std, size = _plain(problem.mean), _plain(problem.std), recipe.model.image_size
     card = checkpoint.Card(
-        architecture=architecture,
-        classes=problem.data.classes,
-        mean=_plain(problem.mean),
-        std=_plain(problem.std),
-        image_size=recipe.model.image_size,
-        notes={
-            k: record[k]
-            for k in ("data", "command", "seed", "start", "without", "training", "metrics", "versions")
-        },
+        architecture, problem.data.classes, mean=mean, std=std, image_size=size, notes=notes
     )
     checkpoint.save(out, problem.model, card, half=half)
-    record["sha256"] = sha256(out)
+    machine = {"device": device_name(problem.device), "threads": torch.get_num_threads()}
+    record = {"file": out.name, "architecture": architecture, **notes, **machine, "sha256": sha256(out)}
     write_json(out.with_suffix(".json"), record)
     return record
 

@@ -178,19 +178,25 @@ def forget_sequence(
     if out is None:
         return _serve_all(problem, method, plan, seed, None, watch, on_epoch, on_task)
     with alone_in(out):
-        identity = {
-            "method": method.name,
-            "config": method.settings,
-            "training": asdict(method.training),
-            "seed": seed,
-            "plan": [asdict(task) for task in plan.tasks],
-            **(origin or origin_of(problem.model)),
-            "model": structure_hash(problem.model),
-            "library": library_fingerprint(),
-            **problem.identity(),
-        }
-        folder = RunFolder(out, identity)
+        folder = RunFolder(out, identity_of(problem, method, plan, seed, origin or origin_of(problem.model)))
         return _serve_all(problem, method, plan, seed, folder, watch, on_epoch, on_task)
+
+
+def identity_of(
+    problem: Problem, method: Method, plan: Plan, seed: int, origin: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return all that a run's numbers depend on."""
+    return {
+        "method": method.name,
+        "config": method.settings,
+        "training": asdict(method.training),
+        "seed": seed,
+        "plan": [asdict(task) for task in plan.tasks],
+        **origin,
+        "model": structure_hash(problem.model),
+        "library": library_fingerprint(),
+        **problem.identity(),
+    }
 
 
 def origin_of(model: nn.Module) -> dict[str, str]:

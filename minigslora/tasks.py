@@ -191,27 +191,20 @@ def plan_requests(
             requested, an empty split, or fewer images than shots.
     """
     check_requests(data, requests, old)
-    streams, tasks = Streams(seed, "plan"), list[Task]()
-    before = list(old)
+    streams, tasks, before = Streams(seed, "plan"), list[Task](), tuple(old)
     for index, request in enumerate(requests, start):
-        gone = set(before) | set(request)
-        kept = [c for c in range(len(data.classes)) if c not in gone]
-        stream = streams.under(f"task{index + 1}")
+        name, gone = f"task{index + 1}", {*before, *request}
+        kept = tuple(c for c in range(len(data.classes)) if c not in gone)
         seen = [c for c in kept if c not in missing] if setting.replay else []
-        tasks.append(
-            Task(
-                name=f"task{index + 1}",
-                index=index,
-                forget=tuple(request),
-                old=tuple(before),
-                retain=tuple(kept),
-                missing=tuple(missing) if setting.replay else tuple(kept),
-                retain_images=draw(data.train, seen, setting, stream.under("retain")),
-                forget_images=draw(data.train, request, setting, stream.under("forget")),
-                foreign_images=draw_foreign(data, setting, stream),
-            )
-        )
-        before.extend(request)
+        stream = streams.under(name)
+        images = {
+            "missing": tuple(missing) if setting.replay else kept,
+            "retain_images": draw(data.train, seen, setting, stream.under("retain")),
+            "forget_images": draw(data.train, request, setting, stream.under("forget")),
+            "foreign_images": draw_foreign(data, setting, stream),
+        }
+        tasks.append(Task(name, index, tuple(request), before, kept, **images))
+        before += tuple(request)
     return Plan(data.name, seed, tuple(tasks))
 
 
