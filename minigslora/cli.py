@@ -156,7 +156,7 @@ def forget(
     options: dict[str, Any] = {"method": method, "recipe": recipe, "ratio": ratio, "shots": shots}
     options |= {"seed": seed, "device": device, "check": check, "watch": _watched(), **settings}
     erasure, earlier = command.erase_into(
-        folder, erased, identity, asked, network, images, requests=requests, **options
+        folder, erased, identity, asked, network, images, requests, **options
     )
     typer.echo(report.table(erasure).round(1).to_string())
     if earlier and not _watched():  # who watches has been told

@@ -101,7 +101,7 @@ def own_model(
 
 
 def erase(
-    model: nn.Module, data: DataSet, requests: list[list[str]], **options: Any
+    model: nn.Module, data: DataSet, requests: list[list[str]], /, **options: Any
 ) -> tuple[Erasure, Tensor]:
     """Return the erasure, and the class the model predicted for each test image before it, (N,)."""
     original = copy.deepcopy(model)
@@ -116,6 +116,8 @@ def erase_into(
     asked: Mapping[str, Any],
     model: nn.Module,
     data: DataSet,
+    requests: list[list[str]],
+    /,
     **options: Any,
 ) -> tuple[Erasure, list[str]]:
     """Erase, write the erased model's file and the report; a stopped run goes on in its folder.
@@ -127,6 +129,7 @@ def erase_into(
         asked: what was asked for, as the report shows it.
         model: what is edited.
         data: the images.
+        requests: the classes of each.
         options: of :func:`minigslora.forget`.
 
     Returns:
@@ -140,7 +143,7 @@ def erase_into(
         require_writable(erased.parent)
         _claim(erased, folder)
         earlier = sorted(path.stem for path in (folder / "tasks").glob("task*.json"))
-        erasure, before = erase(model, data, out=folder / "tasks", **options)
+        erasure, before = erase(model, data, requests, out=folder / "tasks", **options)
         erasure.finalize(erased)
         title, further = f"Erased from {data.name}", f"The erased model: {erased}"
         report.write(erasure, before, folder, title, asked, further)

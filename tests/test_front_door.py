@@ -166,7 +166,7 @@ def test_what_a_report_is_given_is_escaped(tmp_path):
     for given in "tkvcxf":
         assert f"&lt;{given}&gt;" in written
     assert "a &lt;b&gt; &amp; c" in written
-    assert "&quot;alt&quot;" in written
+    assert 'alt="&#34;alt&#34;"' in written
 
 
 def test_spread_takes_evenly_spaced_rows():
