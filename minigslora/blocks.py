@@ -10,9 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
-import timm.layers
-import timm.models
-import torchvision
 from torch import nn
 
 from minigslora.errors import ModelError
@@ -108,6 +105,9 @@ def find_blocks(model: nn.Module) -> dict[str, str]:
 
 
 def _types(part: str) -> tuple[type[nn.Module], ...]:
+    import timm  # not above, as both take seconds to load, and whoever only names a run has no model
+    import torchvision
+
     places = [nn, timm.layers, torchvision.ops.misc, sys.modules.get(DETR)]
     places += [getattr(timm.models, name, None) for name in _TIMM.split()]
     types = {getattr(place, name, None) for place in places for name in _TYPES[part].split()}
