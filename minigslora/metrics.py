@@ -192,13 +192,16 @@ class Boxes:
 
 def coco_truth(objects: Sequence[Objects], num_classes: int) -> dict[str, Any]:
     """Return annotated images as COCO's dictionary; image and category ids count from 1."""
-    annotations: list[dict[str, Any]] = []
-    for image, own in enumerate(objects, 1):
-        for box, label, crowd in zip(
-            own.boxes.tolist(), own.labels.tolist(), own.crowd.tolist(), strict=True
-        ):
-            entry = {"id": len(annotations) + 1, "image_id": image, "category_id": label + 1, "bbox": box}
-            annotations.append({**entry, "area": box[2] * box[3], "iscrowd": int(crowd)})
+    boxed = [
+        (image, *one)
+        for image, own in enumerate(objects, 1)
+        for one in zip(own.boxes.tolist(), own.labels.tolist(), own.crowd.tolist(), strict=True)
+    ]
+    annotations = [
+        {"id": i, "image_id": image, "category_id": label + 1, "bbox": box, "iscrowd": int(crowd)}
+        | {"area": box[2] * box[3]}
+        for i, (image, box, label, crowd) in enumerate(boxed, 1)
+    ]
     images = [{"id": i, "height": o.size[0], "width": o.size[1]} for i, o in enumerate(objects, 1)]
     categories = [{"id": c + 1, "name": str(c)} for c in range(num_classes)]
     return {"images": images, "annotations": annotations, "categories": categories}

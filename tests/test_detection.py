@@ -276,7 +276,7 @@ def drawn_detections(objects, classes, seed=0):
 def assert_same_precisions(found, objects, classes):
     ours, theirs = average_precisions(found, objects, classes), judged_by_pycocotools(found, objects, classes)
     for key in ours:
-        assert torch.allclose(ours[key], theirs[key], atol=1e-3, equal_nan=True), key
+        assert torch.allclose(ours[key], theirs[key], rtol=0, atol=1e-12, equal_nan=True), key
     return ours
 
 

@@ -1,5 +1,6 @@
 """mini-glyphs, ImageNet's kin in their layouts, CIFAR-100 in its files."""
 
+import functools
 import json
 import pickle
 from urllib.error import URLError
@@ -12,7 +13,7 @@ import torchvision
 from matplotlib.ft2font import FT2Font
 from test_folders import photo, tree
 
-from minigslora.datasets import downloaded, imagenet, registry
+from minigslora.datasets import downloaded, folders, imagenet, registry
 from minigslora.datasets.images import augment
 from minigslora.datasets.rendered import mini_glyphs
 from minigslora.errors import DataError
@@ -81,12 +82,16 @@ def test_the_outside_of_a_data_set_by_name(monkeypatch, tmp_path):
 # --- ImageNet and its kin ---------------------------------------------------------------------------
 
 
+def load(root, classes=0):
+    return folders.load(root, 8, "imagenet100", find=functools.partial(imagenet.splits, classes=classes))
+
+
 def made(root, train=(A, B), val=(A, B)):
     return tree(root, train=dict.fromkeys(train, 10), val=dict.fromkeys(val, 2))
 
 
 def test_wnid_folders_are_read_in_the_order_of_the_head(tmp_path):
-    data = imagenet.load(made(tmp_path, (B, A), (A, B)), 8, "imagenet100", classes=2)
+    data = load(made(tmp_path, (B, A), (A, B)), classes=2)
     assert (data.name, data.classes) == ("imagenet100", (A, B))
     assert (len(data.train), len(data.val), len(data.test)) == (18, 2, 4)
 
@@ -126,7 +131,7 @@ def test_class_folders_that_cannot_be_are_named(tmp_path, train, val, listed, me
     if listed:
         (tmp_path / "wnids.txt").write_text(listed)
     with pytest.raises(DataError, match=message):
-        imagenet.load(tmp_path, 8, classes=3)
+        load(tmp_path, classes=3)
 
 
 def as_distributed(root):
@@ -144,7 +149,7 @@ def as_distributed(root):
 
 
 def test_both_layouts_of_tiny_imagenet(tmp_path, monkeypatch):
-    own = imagenet.load(as_distributed(tmp_path / "tiny-imagenet-200"), 8)
+    own = load(as_distributed(tmp_path / "tiny-imagenet-200"))
     assert own.classes == (A, B)
     assert (len(own.train), len(own.val), len(own.test)) == (18, 2, 3)
     greens = [round(float(own.test.images[i, 1].float().mean())) for i in range(3)]
@@ -160,13 +165,13 @@ def test_annotations_that_do_not_fit_are_named(tmp_path):
     notes = root / "val" / "val_annotations.txt"
     notes.write_text(f"gone.JPEG\t{A}\n")
     with pytest.raises(DataError, match=r"names gone\.JPEG, which is not in val.images"):
-        imagenet.load(root, 8)
+        load(root)
     notes.write_text(f"val_0.JPEG\t{C}\n")
     with pytest.raises(DataError, match=f"names the class {C}, which train/ lacks"):
-        imagenet.load(root, 8)
+        load(root)
     (root / "train").rename(root / "elsewhere")
     with pytest.raises(DataError, match=r"has val/val_annotations\.txt but no folder .*train; unpack"):
-        imagenet.load(root, 8)
+        load(root)
 
 
 def test_nothing_outside_the_task_is_an_error(tmp_path):

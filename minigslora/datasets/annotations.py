@@ -86,11 +86,7 @@ def checked(value: Any) -> Coco:
 
 
 def same_categories(name: str, files: Sequence[Coco]) -> list[dict[str, Any]]:
-    """Return the categories that some files share, by id, without unused ones that only head the others.
-
-    Raises:
-        DataError: where the files list other categories.
-    """
+    """Return the categories that all files must share, by id, without unused ones that head the others."""
     lists = [{category["id"]: category["name"] for category in file["categories"]} for file in files]
     if any(other != lists[0] for other in lists):
         raise DataError(
@@ -171,14 +167,7 @@ def checked_object(
 ) -> dict[str, Any]:
     """Return an annotation's category, box and crowd; the box is None where it has no extent.
 
-    Args:
-        what: names the annotation in errors.
-        entry: as COCO writes it.
-        categories: the known ids.
-        size: height and width of its image.
-
-    Raises:
-        DataError: for a category that is not known, or a box that is none in the image.
+    ``what`` names it in errors; ``size`` is height and width of its image.
     """
     if (category := _value(what, entry, "category_id")) not in categories:
         raise DataError(
@@ -329,10 +318,10 @@ def _voc_object(what: str, entry: ElementTree.Element, size: tuple[int, int]) ->
 
 def _voc_size(file: Path, tree: ElementTree.Element) -> Size | None:
     """Return the width and height that an annotation declares; None where it does not, or 0."""
-    places = ("size/width", "size/height")
-    if not all((tree.findtext(place) or "").strip() for place in places):
-        return None
-    width, height = (_number(str(file), tree, place) for place in places)
+    width, height = (
+        _number(str(file), tree, side) if (tree.findtext(side) or "").strip() else 0.0
+        for side in ("size/width", "size/height")
+    )
     if 0 in (width, height):
         return None
     if min(width, height) < 0 or not (width.is_integer() and height.is_integer()):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from minigslora.datasets import annotations as entries
 from minigslora.datasets.annotations import Coco
-from minigslora.datasets.images import Images, Splits, fingerprint, hold_out
+from minigslora.datasets.images import Images, Split, Splits, hold_out
 from minigslora.datasets.pictures import ImageFiles, gathered, squeezed
 from minigslora.errors import DataError
 
@@ -34,7 +34,7 @@ class Objects:
         boxes: float, (n, 4), [left, top, width, height] in pixels of the original image.
         labels: int64, (n,), positions in the data set's classes.
         crowd: bool, (n,), whether a box stands for a crowd of objects.
-        size: height and width of the original image, in pixels.
+        size: height and width of the original image.
     """
 
     boxes: Tensor
@@ -57,14 +57,8 @@ class Objects:
 
 
 @dataclass(frozen=True)
-class DetectionSet:
-    """One split of a detection data set.
-
-    Attributes:
-        images: uint8, (N, 3, S, S).
-        objects: those of each image; an image may have none.
-        classes: the names of all classes, in the order of the model's head.
-    """
+class DetectionSet(Split):
+    """A split of images with the objects of each; an image may have none."""
 
     images: Images
     objects: tuple[Objects, ...]
@@ -74,17 +68,13 @@ class DetectionSet:
         if len(self.images) != len(self.objects):
             raise DataError(f"{len(self.images)} images but annotations of {len(self.objects)}")
 
-    def __len__(self) -> int:
-        return len(self.objects)
-
-    def fingerprint(self) -> str:
-        """Return what tells this split from any other: a hash of images, objects and classes."""
+    def tensors(self) -> dict[str, Tensor]:
+        """Return boxes, labels and crowds of each image, and all sizes."""
         objects = {
             f"{i}": torch.cat([o.boxes.double(), o.labels[:, None], o.crowd[:, None]], dim=1)
             for i, o in enumerate(self.objects)
         }
-        sizes = torch.tensor([o.size for o in self.objects])
-        return fingerprint(self.images, {**objects, "sizes": sizes}, self.classes)
+        return {**objects, "sizes": torch.tensor([o.size for o in self.objects])}
 
     def to(self, device: torch.device) -> DetectionSet:
         """Return the split with its images on ``device``; annotations stay where they are."""
@@ -138,19 +128,20 @@ def from_coco(images: Images, annotations: Mapping[str, Any]) -> DetectionSet:
         DataError: naming each entry that cannot be.
     """
     coco = entries.checked(annotations)
-    categories = sorted(coco["categories"], key=entries.by_id)
-    return DetectionSet(images, _objects(coco, categories), tuple(c["name"] for c in categories))
+    return _boxed(images, coco, sorted(coco["categories"], key=entries.by_id))
 
 
-def _objects(coco: Coco, categories: Sequence[Mapping[str, Any]]) -> tuple[Objects, ...]:
-    """Return the objects of each image of a checked dictionary, in its order."""
+def _boxed(images: Images, coco: Coco, categories: Sequence[Mapping[str, Any]]) -> DetectionSet:
+    """Return pictures with the objects of each image of a checked dictionary, in its order."""
     labels = {category["id"]: place for place, category in enumerate(categories)}
-    own: dict[Any, list[Mapping[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+    own: dict[Any, list[Mapping[str, Any]]] = {}
     for entry in coco["annotations"]:
-        own[entry["image_id"]].append(entry)
-    return tuple(
-        objects_of(own[image["id"]], labels, (image["height"], image["width"])) for image in coco["images"]
+        own.setdefault(entry["image_id"], []).append(entry)
+    objects = tuple(
+        objects_of(own.get(image["id"], ()), labels, (image["height"], image["width"]))
+        for image in coco["images"]
     )
+    return DetectionSet(images, objects, tuple(category["name"] for category in categories))
 
 
 def load_coco(root: Path | str, image_size: int, name: str = "coco", watch: bool = False) -> DetectionData:
@@ -182,14 +173,10 @@ def load_coco(root: Path | str, image_size: int, name: str = "coco", watch: bool
 
 
 def load_voc(root: Path | str, image_size: int, name: str = "voc", watch: bool = False) -> DetectionData:
-    """Return a data set in Pascal VOC's layout, converted to COCO's format.
+    """Return a data set in Pascal VOC's layout, converted to COCO's format; see :func:`load_coco`.
 
-    Args:
-        root: holds ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``, with ``trainval.txt`` or
-            ``train.txt``, and ``test.txt`` or ``val.txt``. A tenth of the training images is held out.
-        image_size: height and width that images are squeezed to, in pixels.
-        name: what the data set is called.
-        watch: whether to show progress.
+    ``root`` holds ``JPEGImages``, ``Annotations`` and ``ImageSets/Main``, with ``trainval.txt`` or
+    ``train.txt``, and ``test.txt`` or ``val.txt``. A tenth of the training images is held out.
 
     Raises:
         DataError: where a part is missing, or an annotation is not as VOC writes it.
@@ -204,26 +191,31 @@ def _from_files(
 ) -> DetectionData:
     """Return the data set of two checked dictionaries, each with the folder of its pictures."""
     categories = entries.same_categories(name, [train[0], test[0]])
-    (images, objects), tested = (_files(*part, categories, image_size) for part in (train, test))
-    kept, held = hold_out(range(len(images)), len(images) // 10, name)
-    parts = {
-        split: (images.of(rows), tuple(objects[row] for row in rows))
-        for split, rows in (("train", kept), ("val", held))
-    } | {"test": tested}
-    loaded = gathered(partial(own.loaded, f"{name}/{split}", watch) for split, (own, _) in parts.items())
-    classes = tuple(category["name"] for category in categories)
-    sets = zip(loaded, parts.values(), strict=True)
-    return DetectionData(name, *(DetectionSet(own, objects, classes) for own, (_, objects) in sets))
+    images, tested = (sorted(coco["images"], key=entries.by_id) for coco, _ in (train, test))
+    kept, held = hold_out(images, len(images) // 10, name)
+    parts = {"train": (*train, kept), "val": (*train, held), "test": (*test, tested)}
+    return DetectionData(
+        name,
+        *gathered(
+            partial(_read, *part, categories, image_size, f"{name}/{split}", watch)
+            for split, part in parts.items()
+        ),
+    )
 
 
-def _files(
-    coco: Coco, folder: Path, categories: Sequence[Mapping[str, Any]], size: int
-) -> tuple[ImageFiles, tuple[Objects, ...]]:
-    """Return images by id, as files, and the objects of each."""
-    images = sorted(coco["images"], key=entries.by_id)
-    files = tuple(_picture(folder, image["file_name"]) for image in images)
+def _read(
+    coco: Coco,
+    folder: Path,
+    images: Sequence[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
+    size: int,
+    what: str,
+    watch: bool,
+) -> DetectionSet:
+    """Return a split of some of a dictionary's images."""
     declared = tuple((image["width"], image["height"]) for image in images)
-    return ImageFiles(files, size, squeezed, declared), _objects({**coco, "images": images}, categories)
+    files = ImageFiles(tuple(_picture(folder, i["file_name"]) for i in images), size, squeezed, declared)
+    return _boxed(files.loaded(what, watch), {**coco, "images": images}, categories)
 
 
 def _picture(folder: Path, name: str) -> Path:

@@ -38,7 +38,10 @@ def cifar100(image_size: int | None = None) -> DataSet:
     root = data_root() / "cifar100"
     found = _fetched(
         lambda: [CIFAR100(root, train=train, download=True) for train in (True, False)],
-        *("CIFAR-100 is", root, f" from {CIFAR100.url}", CIFAR100.filename),
+        root,
+        what="CIFAR-100 is",
+        file=CIFAR100.filename,
+        source=f" from {CIFAR100.url}",
     )
     arrays = (torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))) for part in found)
     train, test = (
@@ -67,7 +70,9 @@ def olivetti(image_size: int | None = None) -> DataSet:
     root = data_root() / "olivetti"
     found = _fetched(
         lambda: fetch_olivetti_faces(data_home=root, n_retries=1),
-        *("the Olivetti faces are", root, "", "olivettifaces.mat, as scikit-learn names it,"),
+        root,
+        what="the Olivetti faces are",
+        file="olivettifaces.mat, as scikit-learn names it,",
     )
     grey = torch.from_numpy(found.images).mul(255).round().to(torch.uint8)
     images, labels = grey[:, None].expand(-1, 3, -1, -1).contiguous(), torch.from_numpy(found.target).long()
@@ -75,13 +80,12 @@ def olivetti(image_size: int | None = None) -> DataSet:
 
     def deal(label: int, rows: list[int]) -> Sequence[list[int]]:
         Streams(0).python("split", "olivetti", label).shuffle(rows)
-        train, val, _ = PHOTOGRAPHS.values()
-        return rows[:train], rows[train : train + val], rows[train + val : sum(PHOTOGRAPHS.values())]
+        return [[rows.pop(0) for _ in range(count)] for count in PHOTOGRAPHS.values()]
 
     return DataSet("olivetti", *_dealt(ImageSet(_resized(images, image_size), labels, names), deal))
 
 
-def _fetched(fetch: Callable[[], T], what: str, root: Path, source: str, file: str) -> T:
+def _fetched(fetch: Callable[[], T], root: Path, what: str, file: str, source: str = "") -> T:
     try:
         return fetch()
     except (URLError, OSError, RuntimeError) as problem:

@@ -7,7 +7,7 @@ CASIA-Face100, ImageNet100 and anyone's own photographs come this way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -50,6 +50,7 @@ def load(
     name: str = "",
     watch: bool = False,
     classes: Sequence[str] | None = None,
+    find: Callable[[Path], dict[str, Files]] | None = None,
 ) -> DataSet:
     """Return the data set below ``root``, images as squares of ``image_size`` pixels.
 
@@ -61,6 +62,7 @@ def load(
         classes: the class folders' names in the order of the model's head. Where they are not given, a
             ``classes.txt`` in ``root`` or in its training folder says them, one a line; without one they
             are sorted by code point.
+        find: gives the files of each split by class; :func:`splits` by default.
 
     Raises:
         DataError: for a missing folder, a split without images, a class of one split that another
@@ -73,18 +75,7 @@ def load(
             f"{root / 'test' / 'CLASS' / 'image.jpg'}"
         )
     _no_detection_data(root)
-    return data_set(root, splits(root), image_size, name, watch, classes)
-
-
-def data_set(
-    root: Path,
-    files: Mapping[str, Files],
-    image_size: int,
-    name: str = "",
-    watch: bool = False,
-    classes: Sequence[str] | None = None,
-) -> DataSet:
-    """Return the data set of each split's files by class; the classes are those of training, in order."""
+    files = (find or splits)(root)
     ordered = class_order(root, files["train"], classes)
     train, val, test = gathered(
         partial(image_set, files[split], ordered, image_size, f"{root.name}/{split}", watch)
@@ -94,11 +85,7 @@ def data_set(
 
 
 def class_order(root: Path, found: Iterable[str], given: Sequence[str] | None = None) -> tuple[str, ...]:
-    """Return the classes in the order of the model's head: as given, as ``classes.txt`` says, or sorted.
-
-    Raises:
-        DataError: for a list that does not name exactly the class folders of training, each once.
-    """
+    """Return the classes in the order of the model's head: as given, as ``classes.txt`` says, or sorted."""
     if given is not None:
         return in_order(given, found, "the class names given")
     places = dict.fromkeys((root, split_folders(root)["train"] or root))
@@ -139,11 +126,7 @@ def _pictures(folder: Path, seen: set[Path]) -> Iterator[Path]:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return what is in a folder, sorted, without what is hidden or the system's.
-
-    Raises:
-        DataError: where the folder cannot be read.
-    """
+    """Return what is in a folder, sorted, without what is hidden or the system's."""
     try:
         return sorted(
             path
@@ -157,11 +140,7 @@ def visible(folder: Path) -> list[Path]:
 
 
 def split_folders(root: Path) -> dict[str, Path | None]:
-    """Return the folder of each split below ``root``; None where there is none.
-
-    Raises:
-        DataError: for two folders whose names differ in case only.
-    """
+    """Return the folder of each split below ``root``, whatever its case; None where there is none."""
     known: dict[str, Path] = {}
     for sub in visible(root) if root.is_dir() else []:
         if sub.is_dir() and (name := sub.name.casefold()) in SPLIT_FOLDERS:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minigslora.datasets import folders
 from minigslora.datasets.folders import Files
-from minigslora.datasets.images import DataSet, ImageSet
+from minigslora.datasets.images import ImageSet
 from minigslora.errors import DataError
 from minigslora.files import read_lines
 
@@ -24,22 +24,11 @@ WNID = re.compile(r"n\d{8}")
 ANNOTATIONS = "val_annotations.txt"
 
 
-def load(
-    root: Path,
-    image_size: int,
-    name: str = "",
-    watch: bool = False,
-    order: Sequence[str] | None = None,
-    classes: int = 0,
-) -> DataSet:
-    """Return the data set below ``root``; its classes are WordNet ids in alphabetical order.
+def splits(root: Path, classes: int = 0) -> dict[str, Files]:
+    """Return the files of train, val and test below ``root`` by WordNet id; for :func:`folders.load`.
 
     Args:
         root: the folder with ``train`` and ``val``.
-        image_size: height and width to resize to.
-        name: what to call the data set.
-        watch: whether to show progress.
-        order: the ids in the order of the model's head, where that is another.
         classes: how many classes there must be where no ``wnids.txt`` says so; 0 for any number.
 
     Raises:
@@ -48,9 +37,9 @@ def load(
     """
     distributed = (root / "val" / ANNOTATIONS).is_file()
     _only_wnids(root, *(("train",) if distributed else ("train", "val", "test")))
-    splits = _as_distributed(root) if distributed else folders.splits(root)
-    _check_classes(root, splits, classes)
-    return folders.data_set(root, splits, image_size, name, watch, order)
+    found = _as_distributed(root) if distributed else folders.splits(root)
+    _check_classes(root, found, classes)
+    return found
 
 
 def _as_distributed(root: Path) -> dict[str, Files]:
@@ -111,11 +100,7 @@ def _check_classes(root: Path, splits: Mapping[str, Files], classes: int) -> Non
 
 
 def wnids(root: Path) -> list[str]:
-    """Return the WordNet ids that ``wnids.txt`` below ``root`` lists; none where there is no such file.
-
-    Raises:
-        DataError: for a line that is no WordNet id, or one that stands there twice.
-    """
+    """Return the WordNet ids that ``wnids.txt`` below ``root`` lists; none where there is no such file."""
     path = root / "wnids.txt"
     if not path.is_file():
         return []
@@ -129,11 +114,7 @@ def wnids(root: Path) -> list[str]:
 
 
 def names(root: Path) -> dict[str, str]:
-    """Return what the classes are called, from ``words.txt`` or ``Labels.json``; empty without either.
-
-    Raises:
-        DataError: for a metadata file that cannot be read.
-    """
+    """Return what the classes are called, from ``words.txt`` or ``Labels.json``; empty without either."""
     words, labels = root / "words.txt", root / "Labels.json"
     if words.is_file():
         return {wnid: called for wnid, _, called in (line.partition("\t") for line in read_lines(words))}
@@ -146,16 +127,13 @@ def names(root: Path) -> dict[str, str]:
 
 
 def outside(root: Path, task: Sequence[str], image_size: int, watch: bool = False) -> ImageSet:
-    """Return the validation images of all classes below ``root`` but those of the task.
+    """Return ImageNet's validation images of all classes below ``root`` but those of the task.
 
     Args:
-        root: a folder with ``val/WNID`` of ImageNet, the task's classes among them or not.
+        root: a folder with ``val/WNID``, the task's classes among them or not.
         task: the task's WordNet ids.
         image_size: height and width to resize to.
         watch: whether to show progress.
-
-    Raises:
-        DataError: where nothing is there beside the task's classes.
     """
     _only_wnids(root, "val")
     folder = root / "val"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +22,49 @@ Images = Tensor | ImageFiles
 """Gives uint8 images (B, 3, H, W) for indices (B,): a tensor in memory, or files read as needed."""
 
 
-@dataclass(frozen=True)
-class ImageSet:
+class Split(abc.ABC):
     """One split of a data set.
 
     Attributes:
         images: uint8, (N, 3, H, W).
-        labels: int64, (N,), positions in ``classes``.
         classes: the names of all classes of the data set, in the order of the model's head.
     """
+
+    images: Images
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def fingerprint(self) -> str:
+        """Return what tells this split from any other: a hash of images, of what is learnt, and of classes.
+
+        Images that are read as needed say themselves what tells them apart.
+        """
+        digest, tensors = hashlib.sha256(json.dumps(list(self.classes)).encode()), self.tensors()
+        if isinstance(self.images, Tensor):
+            tensors = {**tensors, "images": self.images}
+        else:
+            digest.update(self.images.fingerprint().encode())
+        digest.update(sha256_of(tensors).encode())
+        return digest.hexdigest()
+
+    @abc.abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is to be learnt of the images."""
+
+    @abc.abstractmethod
+    def to(self, device: torch.device) -> Self:
+        """Return the split with its images on ``device``."""
+
+    @abc.abstractmethod
+    def of_classes(self, wanted: Sequence[int]) -> Tensor:
+        """Return the indices of the images that show some classes."""
+
+
+@dataclass(frozen=True)
+class ImageSet(Split):
+    """A split of images with one label each: ``labels``, int64 (N,), are positions in ``classes``."""
 
     images: Images
     labels: Tensor
@@ -39,12 +74,9 @@ class ImageSet:
         if len(self.images) != len(self.labels):
             raise DataError(f"{len(self.images)} images but {len(self.labels)} labels")
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def fingerprint(self) -> str:
-        """Return what tells this split from any other: a hash of images, labels and classes."""
-        return fingerprint(self.images, {"labels": self.labels}, self.classes)
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the labels."""
+        return {"labels": self.labels}
 
     def to(self, device: torch.device) -> ImageSet:
         """Return the split with images and labels on ``device``."""
@@ -54,40 +86,6 @@ class ImageSet:
         """Return the indices of the images of some classes."""
         chosen = torch.as_tensor(list(wanted), device=self.labels.device, dtype=torch.long)
         return torch.nonzero(torch.isin(self.labels, chosen)).flatten()
-
-
-def fingerprint(images: Images, tensors: Mapping[str, Tensor], classes: Sequence[str]) -> str:
-    """Return a hash of a split; images that are read as needed say themselves what tells them apart."""
-    digest = hashlib.sha256(json.dumps(list(classes)).encode())
-    if isinstance(images, Tensor):
-        tensors = {**tensors, "images": images}
-    else:
-        digest.update(images.fingerprint().encode())
-    digest.update(sha256_of(tensors).encode())
-    return digest.hexdigest()
-
-
-class Split(Protocol):
-    """What :class:`ImageSet` has, whatever is to be learnt of the images."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The names of all classes of the data set."""
-        ...
-
-    def fingerprint(self) -> str:
-        """Return what tells this split from any other."""
-        ...
-
-    def to(self, device: torch.device, /) -> Self:
-        """Return the split with its images on ``device``."""
-        ...
-
-    def of_classes(self, wanted: Sequence[int], /) -> Tensor:
-        """Return the indices of the images that show some classes."""
-        ...
 
 
 S = TypeVar("S", bound=Split)

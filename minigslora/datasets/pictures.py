@@ -174,11 +174,6 @@ class ImageFiles:
         declared = self.declared[row] if self.declared else None
         return _readers(os.getpid()).submit(read, self.files[row], self.size, self.fit, declared)
 
-    def of(self, rows: Sequence[int]) -> ImageFiles:
-        """Return some of the images."""
-        declared = tuple(self.declared[row] for row in rows) if self.declared else ()
-        return replace(self, files=tuple(self.files[row] for row in rows), declared=declared)
-
     def to(self, device: torch.device) -> ImageFiles:
         """Return the same files, delivered to ``device``."""
         return replace(self, device=device)
@@ -190,11 +185,9 @@ class ImageFiles:
         return fingerprint_of(json.dumps([self.size, states]))
 
     def loaded(self, what: str, watch: bool = False) -> Tensor | ImageFiles:
-        """Return all images where they fit into memory; else these files, none of which is no picture.
+        """Return all images where they fit into memory; else these files, after a look at each.
 
-        Args:
-            what: the split, for the progress bar.
-            watch: whether to show one.
+        ``what`` is the split, for a progress bar where somebody watches.
         """
         if len(self) * 3 * self.size**2 > IN_MEMORY:
             declared = self.declared or (None,) * len(self)
@@ -304,27 +297,19 @@ def _upright_rgb(file: Path, least: int, declared: Size | None) -> Image.Image:
     """Return a picture as RGB in the frame that it is declared in; a large one is reduced."""
     with _limit_raised():
         image = _open(file)
-        if image.width * image.height > LARGE:
-            with image:
-                return _finished(image, file, least, declared)
-    with image:
-        return _finished(image, file, 0, declared)
-
-
-def _finished(image: Image.Image, file: Path, reduced_to: int, declared: Size | None) -> Image.Image:
-    stored = image.size
-    if reduced_to:
-        image.draft(image.mode, (reduced_to, reduced_to))  # a JPEG is decoded at a fraction of its size
-    image.load()
-    turn = _turn(image)
-    upright = stored[::-1] if turn in SIDEWAYS else stored
-    if declared not in (None, stored, upright):
-        raise _other_size(file, stored, declared)
-    plain = _eight_bit(image)
-    if reduced_to and (factor := min(plain.size) // (2 * reduced_to)) > 1:
-        plain = plain.reduce(factor)
-    rgb = plain if plain.mode == "RGB" else plain.convert("RGB")
-    return rgb if turn is None or declared == stored else rgb.transpose(turn)
+    stored, large = image.size, image.width * image.height > LARGE
+    with image, _limit_raised() if large else contextlib.nullcontext():
+        if large:
+            image.draft(image.mode, (least, least))  # a JPEG is decoded at a fraction of its size
+        image.load()
+        turn = _turn(image)
+        if declared not in (None, stored, stored[::-1] if turn in SIDEWAYS else stored):
+            raise _other_size(file, stored, declared)
+        plain = _eight_bit(image)
+        if large and (factor := min(plain.size) // (2 * least)) > 1:
+            plain = plain.reduce(factor)
+        rgb = plain if plain.mode == "RGB" else plain.convert("RGB")
+        return rgb if turn is None or declared == stored else rgb.transpose(turn)
 
 
 def _other_size(file: Path, stored: Size, declared: Size | None) -> DataError:

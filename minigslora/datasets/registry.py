@@ -47,24 +47,22 @@ class Own:
         names: those that the folder goes by.
         image_size: what images are resized to where nobody says.
         expected: what lies below it, for the message where it is not there.
-        read: what reads it.
+        splits: finds its files by class.
     """
 
     names: tuple[str, ...]
     image_size: int
     expected: str = "train/WNID/*.JPEG and val/WNID/*.JPEG"
-    read: Callable[[Path, int, str, bool, Sequence[str] | None], DataSet] = imagenet.load
+    splits: Callable[[Path], dict[str, folders.Files]] = imagenet.splits
 
 
+CASIA = ("casia-face100", "casia_face100", "CASIA-Face100", "casia_face100_gpu")
+IMAGENET100 = ("imagenet100", "ImageNet100", "imagenet-100")
+TINY = ("tiny-imagenet-200", "tiny-imagenet", "tiny_imagenet", "tiny_imagenet32")
 FOLDERS: dict[str, Own] = {
-    "casia-face100": Own(
-        ("casia-face100", "casia_face100", "CASIA-Face100", "casia_face100_gpu"),
-        *(112, "train/IDENTITY/*.jpg and test/IDENTITY/*.jpg", folders.load),
-    ),
-    "imagenet100": Own(
-        ("imagenet100", "ImageNet100", "imagenet-100"), 224, read=partial(imagenet.load, classes=100)
-    ),
-    "tiny-imagenet": Own(("tiny-imagenet-200", "tiny-imagenet", "tiny_imagenet", "tiny_imagenet32"), 64),
+    "casia-face100": Own(CASIA, 112, "train/IDENTITY/*.jpg and test/IDENTITY/*.jpg", folders.splits),
+    "imagenet100": Own(IMAGENET100, 224, splits=partial(imagenet.splits, classes=100)),
+    "tiny-imagenet": Own(TINY, 64),
 }
 """Data sets that the user has as folders."""
 BOXED: dict[str, tuple[str, ...]] = {
@@ -104,7 +102,7 @@ def load(
     known = str(name)
     if known in FOLDERS:
         own = FOLDERS[known]
-        return own.read(find(known), image_size or own.image_size, known, watch, classes)
+        return folders.load(find(known), image_size or own.image_size, known, watch, classes, own.splits)
     if known in RENDERED or known in DOWNLOADED:
         fetch = DOWNLOADED.get(known)
         data: DataSet = fetch(image_size) if fetch else _rendered(RENDERED, known, image_size, watch)
