@@ -11,7 +11,8 @@ from torch import Tensor
 
 from minigslora.config import AtLeastOne, NonNegative
 from minigslora.methods.base import vectors
-from minigslora.methods.l2 import L2, Named, gradient_importances
+from minigslora.methods.importances import Named, gradient_importances
+from minigslora.methods.l2 import L2
 from minigslora.problems.base import Batch, Problem
 from minigslora.tasks import Task
 

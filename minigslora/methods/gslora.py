@@ -2,44 +2,38 @@
 
 The corrected recipe is the default: the head's margin in both cross-entropies, the bound from the spread of
 the model's own logits, every sample bounded by itself, exact zeros from a proximal step. The released recipe
-reproduces the published code's loss instead. One request, one adapter: earlier requests' adapters are frozen
-and stay separate, so that a request can be audited and revoked.
+reproduces the published code's loss instead.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from minigslora import lora
 from minigslora.config import NonNegative, Positive, Share
 from minigslora.errors import ConfigError
+from minigslora.methods.adapters import Adapters
 from minigslora.methods.base import ParamGroup, Step, Terms, state
 from minigslora.methods.bounded import Bounded
 from minigslora.methods.hold import Hold
 from minigslora.methods.original import original_logits, spread_over_classes
 from minigslora.problems.base import Batch, Problem, Role
 from minigslora.rng import Streams
-from minigslora.sparsity import GroupNorm, ProximalStep, alpha_at, group_norm, penalty, zero_group_ratio
+from minigslora.sparsity import GroupNorm, ProximalStep, alpha_at, penalty
 from minigslora.tasks import Progress, Task
 
 
 @dataclass(kw_only=True)
-class GSLoRA(Bounded):
+class GSLoRA(Bounded, Adapters):
     """L = CE_r + β · ReLU(BND − CE_f) + α Σ_g ‖θ_g‖₂.   arXiv 2403.11530; (4.1), the last term as (3.2).
 
     Attributes:
-        rank: r of every adapter.
-        targets: which linear layers are adapted.
-        grouping: what is one group of the sparsity term.
         sparsity: "proximal" (exact zeros, 3.2), "penalty" (in the loss, 3.1) or "none".
         norm: what the group norm measures.
         alpha: α; of order 1 for the proximal step, the published values for the penalty.
         sparsity_warmup: share of the epochs before α acts (K / epochs).
-        lora_decay: weight decay of the adapters.
         hold: weight of (8.3), which holds the whole head's logits on every image.
         hold_temperature: its T, in units of the logits' spread where ``relative``.
         foreign: images of nothing in particular that are held, too, as a share of those in a step.
@@ -49,20 +43,14 @@ class GSLoRA(Bounded):
 
     name: ClassVar[str] = "gslora"
     published: ClassVar[str] = "GS-LoRA"
-    revocable: ClassVar[bool] = True
 
-    rank: int = 8
-    targets: Literal["ffn", "attention", "ffn+attention"] | tuple[str, ...] = "ffn"
-    grouping: lora.Grouping = "block"
     sparsity: Literal["proximal", "penalty", "none"] = "proximal"
     norm: GroupNorm = "parameters"
     alpha: NonNegative = 0.1
     sparsity_warmup: Share = 0.2
-    lora_decay: NonNegative = 0.0
     hold: NonNegative = 0.0
     hold_temperature: Positive = 0.4
     foreign: NonNegative = 0.0
-    groups: list[lora.Group] = state()
     spread: float = state()
     original: tuple[Tensor, Tensor] = state()
     _proximal: ProximalStep = state()
@@ -78,26 +66,20 @@ class GSLoRA(Bounded):
 
     def loss(self, step: Step) -> Terms:
         """Return the terms of (4.1) on one batch of retained and forgotten images."""
-        return {**self.data_terms(step), **self.adapter_terms(step)}
-
-    def data_terms(self, step: Step) -> Terms:
-        """Return the terms that tell what to keep and what to forget."""
-        return super().loss(step)
-
-    def adapter_terms(self, step: Step) -> Terms:
-        """Return the terms that hold the model in place and keep the adapters sparse."""
-        terms: Terms = {}
+        terms = self.data_terms(step)
         if self._hold:
             terms["hold"] = self.hold * self._hold.term(step.problem, step.outputs, step.batch)
         if self.sparsity == "penalty" and (alpha := self.alpha_now(step.progress)):
             terms["sparsity"] = alpha * penalty(self.groups, self.norm)
         return terms
 
+    def data_terms(self, step: Step) -> Terms:
+        """Return the terms that tell what to keep and what to forget."""
+        return super().loss(step)
+
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
-        """Freeze what is there and attach fresh adapters for ``task``."""
-        layers = lora.inject(problem.model, self.targets)
-        lora.attach(problem.model, task.name, self.rank, generator=streams("lora"), layers=layers)
-        self.groups = lora.groups(problem.model, task.name, self.grouping)
+        """Attach fresh adapters, and take the bound from the original model's logits."""
+        trained = super().begin(problem, task, streams)
         self._proximal = ProximalStep(self.groups, self.norm)
         self.spread = 1.0
         if self.relative:
@@ -106,8 +88,7 @@ class GSLoRA(Bounded):
         self.set_bound(problem, self.spread)
         temperature = self.hold_temperature * self.spread
         self._hold = Hold(problem, task, temperature, self.foreign, streams) if self.hold else None
-        trained = [p for group in self.groups for p in group.parameters]
-        return [{"params": trained, "weight_decay": self.lora_decay}]
+        return trained
 
     def wants(self, progress: Progress) -> tuple[Role, ...]:
         """Return the roles of a step's images; foreign ones can be held, and nothing else."""
@@ -117,11 +98,6 @@ class GSLoRA(Bounded):
         """Return the batch with the foreign images that are made of it."""
         return self._hold.widened(batch) if self._hold else batch
 
-    def answered(self, problem: Problem, batch: Batch) -> Any:
-        """Return the original model's outputs: the live one's without its adapters."""
-        with lora.as_teacher(problem.model):
-            return problem.forward(batch)
-
     def alpha_now(self, progress: Progress) -> float:
         """Return α: zero during the sparsity warm-up."""
         return alpha_at(progress.epoch, self.alpha, round(self.sparsity_warmup * progress.epochs))
@@ -130,34 +106,6 @@ class GSLoRA(Bounded):
         """Take the proximal step (3.2)."""
         if self.sparsity == "proximal":
             self._proximal(lr, self.alpha_now(progress))
-
-    def end(self, problem: Problem, task: Task) -> None:
-        """Freeze the task's adapters."""
-        lora.freeze(problem.model, task.name)
-
-    def describe(self, problem: Problem, task: Task) -> dict[str, float]:
-        """Return the zero-group ratio, the trained share in percent, and the norms of the update.
-
-        ``norm/NAME`` is ‖s·B·A‖ of one group; a matrix alone has no update, so where each matrix is a
-        group it is that of one layer.
-        """
-        groups = lora.groups(problem.model, task.name, self.grouping)
-        whole = self.grouping != "matrix"
-        updates = groups if whole else lora.groups(problem.model, task.name, "module")
-        total = sum(p.numel() for p in problem.model.parameters())
-        return {
-            "zero_group_ratio": zero_group_ratio(groups),
-            "trained_percent": 100.0 * sum(group.size for group in groups) / total,
-            **{f"norm/{g.name}": float(group_norm(g, "product").detach()) for g in updates},
-        }
-
-    def state_dict(self, problem: Problem) -> dict[str, Tensor]:
-        """Return the adapters."""
-        return lora.adapter_state(problem.model)
-
-    def load_state_dict(self, problem: Problem, state: Mapping[str, Tensor]) -> None:
-        """Attach saved adapters, frozen."""
-        lora.load_adapters(problem.model, state)
 
 
 @dataclass(kw_only=True)
