@@ -242,6 +242,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training, progress)
             wanted = {r: rows[r][step] for r in method.wants(progress) if r in rows}
+            if step + 1 < order.steps:
+                problem.ahead({r: rows[r][step + 1] for r in wanted})
             taken.append(train_step(problem, method, optimizer, wanted, progress, moves))
             if epoch >= training.epochs - training.averaged_epochs:
                 average.add()

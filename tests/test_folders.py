@@ -6,11 +6,17 @@ from concurrent.futures import wait
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 
 from minigslora.datasets import folders, pictures, registry
 from minigslora.errors import DataError
+from minigslora.methods import create
+from minigslora.problems.classification import Classification
+from minigslora.rng import Streams
+from minigslora.tasks import Setting, plan
+from minigslora.training import train_task
 
 
 def photo(path, colour, size=(12, 9)):
@@ -109,6 +115,27 @@ def test_what_is_asked_for_next_is_decoded_meanwhile_and_read_once(tmp_path, mon
             files[torch.tensor([5, 7])]
     photo(tmp_path / "7.png", (7, 0, 0))
     assert files[torch.tensor([5, 7])][:, 0, 0, 0].tolist() == [100, 7]
+
+
+def test_training_asks_for_the_next_batch_while_it_works_on_one(tmp_path, monkeypatch):
+    root = tree(tmp_path, train={"a": 6, "b": 6}, test={"a": 1, "b": 1})
+    whole = folders.load(root, 48)
+    monkeypatch.setattr(pictures, "IN_MEMORY", 0)
+    lazy, asked, ahead = folders.load(root, 48), [], pictures.ImageFiles.ahead
+
+    def noted(self, rows):
+        asked.append(list(rows))
+        ahead(self, asked[-1])
+
+    monkeypatch.setattr(pictures.ImageFiles, "ahead", noted)
+    found = []
+    for data in (whole, lazy):
+        problem = Classification(tiny.timm_vit(classes=2), data, device="cpu", precision="fp32")
+        task = plan(data, Setting(requests=(1,), ratio=1.0), 0).tasks[0]
+        method = create("gslora", epochs=1, batch_retain=2, batch_forget=2, rank=2)
+        found.append(train_task(problem, method, task, Streams(0, "task1")))
+    assert found[0] == found[1]
+    assert [len(rows) for rows in asked if len(rows) == 4] == [4, 4]  # of three steps, all but the first
 
 
 def damaged(root):

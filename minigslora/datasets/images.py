@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Generic, Self, TypeVar
 
@@ -211,6 +211,12 @@ class Normalising:
             "device": self.device.type,
             "precision": self.precision,
         }
+
+    def ahead(self, indices: Mapping[Any, Tensor]) -> None:
+        """Begin to decode training images that a later batch takes, where they are read from files."""
+        images = self.data.train.images
+        if isinstance(images, ImageFiles):
+            images.ahead(row for role, rows in indices.items() if role != "foreign" for row in rows.tolist())
 
     def normalise(self, images: Tensor) -> Tensor:
         """Return model inputs for uint8 images, or for float images in [0, 1]."""

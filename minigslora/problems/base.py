@@ -140,6 +140,10 @@ class Problem(ABC):
         """Return training images by index, on the device, augmented where a stream is given."""
 
     @abstractmethod
+    def ahead(self, indices: Mapping[Role, Tensor]) -> None:
+        """Begin to read the training images of a later batch, where they are read from files."""
+
+    @abstractmethod
     def forward(self, batch: Batch, model: nn.Module | None = None) -> Any:
         """Return the outputs of ``model`` (the live one by default) for ``batch``."""
 
