@@ -240,7 +240,8 @@ def forget(
 
     def enter(report: TaskReport) -> None:
         names = tuple(data.classes[c] for c in report.forget)
-        how = (way.name, recipe, __version__, run.origin["weights"], report.date)
+        followed = recipe if way.published else "corrected"  # others have one recipe
+        how = (way.name, followed, __version__, run.origin["weights"], report.date)
         entries.append(ledger.Entry(report.task, names, report.forget, *how))
         ledger.put(model, entries)
         if run.out is not None:

@@ -56,8 +56,13 @@ def prototype_distance(
     if distance == "l2":
         gap: Tensor = torch.linalg.vector_norm(outputs - prototypes, dim=1)
         return gap
-    log_p = F.log_softmax(prototypes / temperature, dim=1)
-    log_q = F.log_softmax(outputs / temperature, dim=1)
+    return softened_kl(prototypes, outputs, temperature)
+
+
+def softened_kl(teacher: Tensor, student: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return KL(softmax(teacher / T) ‖ softmax(student / T)) of each row, (B,), from logits (B, C)."""
+    log_p = F.log_softmax(teacher / temperature, dim=1)
+    log_q = F.log_softmax(student / temperature, dim=1)
     return F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(dim=1)
 
 

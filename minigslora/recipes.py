@@ -80,6 +80,10 @@ def preset(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a method's settings and loop in a recipe and a setting, where they are not its defaults.
 
+    What comes later in these lists wins. Settings: those of all methods, the method's own, the benchmark's
+    setting (GS-LoRA and its kin only), the method's within that setting. Loop: that of all methods, the
+    benchmark's setting, that of what trains weights, the method's own.
+
     Args:
         method: a dataclass with a ``name``. A method that the released code does not have has one recipe.
         recipe: one of :data:`RECIPES`.

@@ -25,7 +25,7 @@ from minigslora.rng import Streams
 from minigslora.tasks import Progress, Task
 
 EpochLog = Callable[[Task, int, Mapping[str, float]], None]
-"""Called after each epoch with the task, the epoch from 0, and the mean of each loss term."""
+"""Called after each epoch with the task, the epoch from 0, and the mean of each term and of "loss"."""
 
 
 def learning_rate(training: Training, progress: Progress) -> float:
@@ -157,7 +157,7 @@ def train_task(
         on_epoch: called after each epoch.
 
     Returns:
-        The mean of each loss term over the last epoch, of the parameters as they went, not of an average.
+        The mean of each weighted loss term over the last epoch, taken during it, before any averaging.
 
     Raises:
         ConfigError: for a number of the method's training that cannot be.
@@ -167,8 +167,8 @@ def train_task(
     parse_fields(method.training)
     check_defined(problem, method, [task])
     terms: dict[str, float] = {}
-    dropout = seeded(streams("global").initial_seed(), problem.device)
-    with dropout, deterministic(method.training.deterministic):
+    seed = streams("global").initial_seed()  # of dropout
+    with seeded(seed, problem.device), deterministic(method.training.deterministic):
         problem.begin(task)
         groups = method.begin(problem, task, streams)
         if groups:
@@ -223,7 +223,7 @@ def train(
     watch: bool = False,
     on_epoch: EpochLog = lambda task, epoch, terms: None,
 ) -> dict[str, float]:
-    """Train what :meth:`Method.begin` opened; see :func:`train_task`, whose middle this is."""
+    """Run the epochs of one request, or of pre-training, on what is opened; see :func:`train_task`."""
     training = method.training
     order = EpochOrder(task, training, streams, problem.device)
     optimizer = make_optimizer(groups, training)

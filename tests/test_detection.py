@@ -604,7 +604,7 @@ def test_recipes_of_detectors():
     assert recipe_for("voc", "cpu", image_size=96, epochs=2).start == "mini-scenes"
     assert recipe_for("voc", "cpu", depth=3).start == ""
     assert recipe_for("mini-scenes", "cpu", dim=192).model.dim == 192
-    with pytest.raises(ConfigError, match="layers = 0; expected 1 or more"):
+    with pytest.raises(ConfigError, match="depth = 0; expected 1 or more"):
         recipe_for("mini-scenes", "cpu", depth=0)
     with pytest.raises(ConfigError, match="dim = 48; expected a multiple of 96"):
         deformable_detr(recipe_for("mini-scenes", "cpu", dim=48).model)

@@ -1,7 +1,8 @@
 """What a method is: settings as fields, its equation as :meth:`Method.loss`; and what a loss is given.
 
 A method never asks which problem it serves, draws from the given streams only, and reads nothing back from
-the device in a step. The loop, the data order, the evaluation and the files are :mod:`minigslora.training`'s.
+the device in a step. The loop and the data order are :mod:`minigslora.training`'s, the files are
+:mod:`minigslora.sequence`'s, the evaluation is the problem's.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ class Training:
             an epoch then goes through them several times.
         batch_retain, batch_forget: images of each role in a step.
         lr: peak learning rate.
-        lr_min: the rate that the cosine falls to, and would have an epoch after the last one.
+        lr_min: the rate that the cosine by epoch falls to, and would have an epoch after the last one.
         weight_decay: AdamW's, for parameter groups that do not set their own.
         schedule: "cosine" by epoch, "cosine by step", or "constant".
         warmup_epochs: linear warm-up of the rate.
-        averaged_epochs: the last epochs, the parameters after each of whose updates are averaged into what
-            a request ends with; none for those after the last update.
+        averaged_epochs: how many of the last epochs enter the mean of the parameters, taken after each update,
+            that a request ends with; 0 keeps those of the last update.
         optimizer: "adamw" or "adam".
         clip: largest gradient norm; 0 for none.
         augment: whether images are augmented on the device.
@@ -84,7 +85,7 @@ class Method(ABC):
     """How forgetting is done. Everything but :meth:`loss` has a default.
 
     A subclass is a dataclass: its fields are its settings, with the corrected recipe's constants as
-    defaults. A file of this folder with one subclass that has a ``name`` is in the table of methods.
+    defaults. Every subclass in this folder's files that has a ``name`` is in the table of methods.
 
     Attributes:
         name: what the method is called in tables and commands.
@@ -160,9 +161,11 @@ class Method(ABC):
 
 
 class Step:
-    """What one update offers a loss, by role; each computed once, when it is first asked for.
+    """What one update offers a loss, by role.
 
-    One forward pass serves all roles of the batch, and one of the teacher those that it is asked about.
+    The forward pass, the teacher's answers and the new labels are computed once, when first asked for; losses
+    are computed from them at each call. One forward pass serves all roles of the batch, one of the teacher
+    those that it is asked about.
 
     Attributes:
         problem: the benchmark and its live model.
@@ -219,8 +222,8 @@ class Step:
         """Return the vectors (M, D) and labels (M,) of a role's objects; None where there are none."""
         return self.problem.vectors(self.outputs, self.batch, space, role)
 
-    def vectors(self, role: Role, space: Space = "logits") -> Tensor:
-        """Return the vectors (M, D) of a role's objects."""
+    def student(self, role: Role, space: Space = "logits") -> Tensor:
+        """Return the live model's vectors (M, D) of a role's objects."""
         return vectors(self.problem, self.outputs, self.batch, role, space)
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from minigslora.config import NonNegative
-from minigslora.losses import retain_loss, shortfall
+from minigslora.losses import bounded_forget_loss, retain_loss
 from minigslora.methods.base import Method, Step, Terms, of_task, state
 from minigslora.problems.base import Problem
 
@@ -13,6 +13,8 @@ from minigslora.problems.base import Problem
 @dataclass(kw_only=True)
 class Bounded(Method):
     """L = CE_r + β · ReLU(BND − CE_f).   arXiv 2403.11530, equations 4 and 5.
+
+    In detection, box losses are added to both terms (:class:`~minigslora.problems.base.Losses`).
 
     Attributes:
         beta: β per task; the last value serves all further tasks.
@@ -23,8 +25,8 @@ class Bounded(Method):
         per_sample: whether each sample (in detection, each object) is bounded, or the batch mean.
         margin_retain, margin_forget: whether CE_r and CE_f carry the head's training margin.
         handicap: what CE_f carries in a margin's place where the head has none, in units of the
-            spread; what the margin of the shipped face model is in them. Without either, an image
-            whose softmax has reached 1 has no slope to leave by.
+            spread, where ``relative`` and ``margin_forget``; what the margin of the shipped face model
+            is in them. Without either, an image whose softmax has reached 1 has no slope to leave by.
         nats: BND in nats, raised by what is taken off the true logit (4.4).
         taken_off: what is taken off it besides the head's margin, in nats.
     """
@@ -49,7 +51,7 @@ class Bounded(Method):
             if self.per_sample:
                 short = step.part(losses.short_of(self.nats), "forget").mean()
             else:
-                short = shortfall(step.part(losses.bounded, "forget").mean(), self.nats)
+                short = bounded_forget_loss(step.part(losses.bounded, "forget"), self.nats, per_sample=False)
             forget = short + step.part(losses.plain, "forget").mean()
             terms["forget"] = of_task(self.beta, step.progress.task) * forget
         return terms

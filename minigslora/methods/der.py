@@ -18,7 +18,9 @@ from minigslora.tasks import Progress
 
 @dataclass(kw_only=True)
 class DER(FineTuning):
-    """L = CE_f(relabelled) + λ · mean over retained x of ‖z₀(x) − z(x)‖².   arXiv 2004.07211, equation 5.
+    """L = CE_f(relabelled) + λ · mean over retained x of ‖(z₀(x) − z(x)) / σ‖².   arXiv 2004.07211, (5).
+
+    σ is the spread of the teacher's logits where ``relative``; else, and for embeddings, 1, as in the paper.
 
     Attributes:
         match: λ.
@@ -43,12 +45,11 @@ class DER(FineTuning):
         """Return the terms on one batch."""
         forget = step.relabelled("forget", self.margin).mean()
         unit = self.spread if self.space == "logits" else 1.0
-        teacher, student = (say("retain", self.space) / unit for say in (step.teacher, step.vectors))
-        squares = (student - teacher).square().sum(dim=1)
-        return {
-            "forget": forget,
-            "match": self.match * (squares.sum() if self.over == "sum" else squares.mean()),
-        }
+        teacher = step.teacher("retain", self.space) / unit
+        student = step.student("retain", self.space) / unit
+        distances = (student - teacher).square().sum(dim=1)  # (B,)
+        match = distances.sum() if self.over == "sum" else distances.mean()
+        return {"forget": forget, "match": self.match * match}
 
 
 @dataclass(kw_only=True)
@@ -71,4 +72,4 @@ class DERPlusPlus(DER):
     def loss(self, step: Step) -> Terms:
         """Add cross-entropy on the second draw."""
         terms = super().loss(step)
-        return {**terms, "replay": self.replay * step.relabelled("retain2", self.margin).mean()}
+        return {**terms, "replay": self.replay * step.cross_entropy("retain2", self.margin).mean()}

@@ -17,10 +17,11 @@ from minigslora.problems.base import Role
 
 @dataclass(kw_only=True)
 class FDR(FineTuning):
-    """L = CE_f(relabelled) + λ · (mean over retained x of ‖z₀(x) − z(x)‖²)^½.   arXiv 1805.08289, (1), (2).
+    """L = CE_f(relabelled) + λ · (mean over retained x of ‖(z₀(x) − z(x)) / σ‖²)^½.
 
-    The distance of two functions is estimated by the root of the mean square over samples. The released
-    recipe takes the mean over the batch of each image's distance.
+    Source: arXiv 1805.08289, equations 1 and 2, with σ = 1; here the spread of the teacher's logits where
+    ``relative``. The distance of two functions is estimated by the root of the mean square over samples. The
+    released recipe takes the mean over the batch of each image's distance.
 
     Attributes:
         match: λ.
@@ -42,7 +43,7 @@ class FDR(FineTuning):
     def loss(self, step: Step) -> Terms:
         """Return the terms on one batch."""
         forget = step.relabelled("forget", self.margin).mean()
-        teacher, student = (say("retain") / self.spread for say in (step.teacher, step.vectors))
+        teacher, student = step.teacher("retain") / self.spread, step.student("retain") / self.spread
         match = function_distance(teacher, student, self.each_image)
         return {"forget": forget, "match": self.match * match}
 

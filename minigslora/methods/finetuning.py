@@ -38,6 +38,7 @@ class FineTuning(Method):
         spread: unit of the teacher's logits: their standard deviation over classes where the method has the
             setting ``relative`` and it is on, so that one constant serves scale-64 cosine heads and linear
             heads; else 1.
+            A method that relabels has the setting ``low_labels``; see :class:`Relabel`.
     """
 
     needs: ClassVar[tuple[Role, ...]] = ("retain", "forget")
@@ -62,7 +63,7 @@ class FineTuning(Method):
         self._relabel = Relabel(task, streams, problem.device, getattr(self, "low_labels", False))
         if self.taught and "teacher" not in self.networks:
             self.networks["teacher"] = frozen_copy(problem.model)
-        relative = getattr(self, "relative", False)
+        relative = self.taught and getattr(self, "relative", False)
         self.spread = logit_spread(problem, task, self.networks["teacher"]) if relative else 1.0
         return [{"params": list(trained(problem).values())}]
 

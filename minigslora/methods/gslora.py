@@ -27,7 +27,10 @@ from minigslora.tasks import Progress, Task
 
 @dataclass(kw_only=True)
 class GSLoRA(Bounded, Adapters):
-    """L = CE_r + β · ReLU(BND − CE_f) + α Σ_g ‖θ_g‖₂.   arXiv 2403.11530; (4.1), the last term as (3.2).
+    """L = CE_r + β · ReLU(BND − CE_f) + hold · M + sparsity.   arXiv 2403.11530; (4.1), M is (8.3).
+
+    Sparsity is α Σ_g ‖θ_g‖₂ in the loss (3.1), or, by default, the proximal step (3.2) of α Σ_g √|g| ‖θ_g‖₂
+    after each update.
 
     Attributes:
         sparsity: "proximal" (exact zeros, 3.2), "penalty" (in the loss, 3.1) or "none".

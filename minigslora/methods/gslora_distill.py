@@ -19,14 +19,14 @@ from minigslora.methods.base import ParamGroup, Step, Terms, state
 from minigslora.methods.gslora import GSLoRA
 from minigslora.methods.original import forgotten_so_far
 from minigslora.problems.base import Problem, Role
-from minigslora.prototypes import prototype_distance, without
+from minigslora.prototypes import softened_kl, without
 from minigslora.rng import Streams
 from minigslora.tasks import Progress, Task
 
 
 @dataclass(kw_only=True)
 class GSLoRADistill(GSLoRA):
-    """L = β · ReLU(BND − CE_f) + keep · D_r + redirect · D_f (+ keep · D of foreign images).
+    """L = GS-LoRA's without CE_r + keep · D_r + redirect · D_f (+ keep · D of foreign images).
 
         D(x) = KL(softmax(z̃(x) / T) ‖ softmax(z(x) / T))                     (6.4)
 
@@ -61,7 +61,7 @@ class GSLoRADistill(GSLoRA):
         for role, weight in weights.items():
             if (now := step.objects(role)) is not None:
                 taught = without(step.teacher(role), self.gone)
-                distance = prototype_distance(taught, now[0], "kl", self.temperature * self.spread)
+                distance = softened_kl(taught, now[0], self.temperature * self.spread)
                 terms[names[role]] = weight * distance.mean()
         return terms
 

@@ -24,7 +24,7 @@ from minigslora.datasets.images import medley
 from minigslora.errors import ConfigError
 from minigslora.lora import as_teacher
 from minigslora.problems.base import Batch, Problem
-from minigslora.prototypes import prototype_distance, without
+from minigslora.prototypes import softened_kl, without
 from minigslora.rng import Streams
 from minigslora.tasks import Task
 
@@ -35,7 +35,7 @@ class Hold:
     Args:
         problem: the benchmark.
         task: the request.
-        temperature: T, in nats.
+        temperature: T, in the logits' own unit.
         foreign: foreign images in a step, as a share of those at hand in it.
         streams: of the foreign images.
 
@@ -73,7 +73,7 @@ class Hold:
         with as_teacher(problem.model, self.task):
             taught = without(self.said(problem, problem.forward(batch), batch), self.gone)
         now = self.said(problem, outputs, batch)
-        return prototype_distance(taught, now, "kl", self.temperature).mean()
+        return softened_kl(taught, now, self.temperature).mean()
 
     def said(self, problem: Problem, outputs: Any, batch: Batch) -> Tensor:
         """Return the whole head's logits (B, C) of all images."""

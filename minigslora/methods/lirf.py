@@ -23,7 +23,7 @@ from minigslora.lora import find_blocks
 from minigslora.methods.base import ParamGroup, Step, Terms, state, vectors
 from minigslora.methods.finetuning import FineTuning, frozen_copy
 from minigslora.problems.base import Batch, Problem, Role
-from minigslora.prototypes import prototype_distance
+from minigslora.prototypes import softened_kl
 from minigslora.rng import Streams
 from minigslora.tasks import Task
 
@@ -72,7 +72,7 @@ class LIRF(FineTuning):
         """Return the terms on one batch of retained and forgotten images."""
         problem, shown = step.problem, step.batch.only("forget")
         with middle_of(problem.model, self.block) as now:
-            student = step.vectors("forget")
+            student = step.student("forget")
         with middle_of(self.networks["teacher"], self.block) as before:
             teacher = step.teacher("forget")
         gap = attention_gap(before[0], step.part(now[0], "forget"), self.faults)
@@ -102,7 +102,7 @@ class LIRF(FineTuning):
     def divergence(self, teacher: Tensor, student: Tensor, columns: Tensor) -> Tensor:
         """Return α T² KL(teacher ‖ student) over some classes, from logits (B, C)."""
         temperature = self.temperature * self.spread
-        distance = prototype_distance(teacher[:, columns], student[:, columns], "kl", temperature)
+        distance = softened_kl(teacher[:, columns], student[:, columns], temperature)
         return self.alpha * self.temperature**2 * distance.mean()
 
     def recovery(self, problem: Problem, shown: Batch, teacher: Tensor) -> Tensor:

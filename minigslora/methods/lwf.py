@@ -52,8 +52,8 @@ class LwF(FineTuning):
         old = twice_log if self.twice_log else soft_cross_entropy
         unit = self.temperature * self.spread
         forget = step.relabelled("forget", self.margin).mean()
-        match = self.match * old(step.teacher("retain") / unit, step.vectors("retain") / unit)
-        retain = self.replay * step.relabelled("retain", self.margin).mean()
+        match = self.match * old(step.teacher("retain") / unit, step.student("retain") / unit)
+        retain = self.replay * step.cross_entropy("retain", self.margin).mean()
         return {"forget": forget, "match": match, "retain": retain}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from minigslora.config import Share
 from minigslora.methods.base import ParamGroup, Step, Terms
 from minigslora.methods.finetuning import FineTuning
 from minigslora.problems.base import Problem, Role
@@ -28,7 +29,7 @@ class Retrain(FineTuning):
     published: ClassVar[str] = "Retrain"
     needs: ClassVar[tuple[Role, ...]] = ("retain",)
 
-    margin_after: float = 0.3
+    margin_after: Share = 0.3
 
     def loss(self, step: Step) -> Terms:
         """Return the cross-entropy of retained images."""

@@ -16,7 +16,7 @@ from minigslora.config import AtLeastOne, NonNegative, Positive, Share
 from minigslora.methods.base import ParamGroup, Step, Terms, state
 from minigslora.methods.finetuning import FineTuning
 from minigslora.problems.base import Problem, Role
-from minigslora.prototypes import prototype_distance
+from minigslora.prototypes import softened_kl
 from minigslora.rng import Streams
 from minigslora.tasks import Progress, Task
 
@@ -25,7 +25,7 @@ from minigslora.tasks import Progress, Task
 class SCRUB(FineTuning):
     """Max epochs: L = − KL(p₀ ‖ p) on forgotten images; min epochs: γ · CE_r + α · KL(p₀ ‖ p) on retained.
 
-    p = softmax(z / T), KL times T². Source: arXiv 2302.09880, equation 3 and algorithm 1.
+    p = softmax(z / T), KL times T², T the setting. Source: arXiv 2302.09880, equation 3 and algorithm 1.
 
     Attributes:
         gamma: γ.
@@ -51,7 +51,7 @@ class SCRUB(FineTuning):
         """Return the terms of the epoch's loss."""
         role: Role = "forget" if self.maximises(step.progress) else "retain"
         temperature = self.temperature * self.spread
-        gap = prototype_distance(step.teacher(role), step.vectors(role), "kl", temperature).mean()
+        gap = softened_kl(step.teacher(role), step.student(role), temperature).mean()
         distance = self.temperature**2 * gap  # the published KL is times T², T in the logits' own unit
         if role == "forget":
             return {"disobey": -1.0 * distance}

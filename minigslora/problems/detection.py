@@ -38,6 +38,7 @@ from minigslora.datasets.detection import DetectionData, DetectionSet
 from minigslora.datasets.images import Normalising
 from minigslora.device import Precision, autocast, pick_device
 from minigslora.errors import ModelError
+from minigslora.losses import shortfall
 from minigslora.metrics import Boxes, average_precisions, detection_metrics
 from minigslora.models.checkpoint import require_finite
 from minigslora.models.detr import PRIOR
@@ -150,7 +151,7 @@ class ObjectLosses(Losses):
 
     def short_of(self, bound: float) -> Tensor:
         """Return the mean over each image's objects of ReLU(BND − focal), (B,)."""
-        return self.own.mean((bound - self.focal).relu())
+        return self.own.mean(shortfall(self.focal, bound))
 
 
 class Detection(Normalising, Problem):

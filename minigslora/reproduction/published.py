@@ -45,7 +45,7 @@ class Scenario:
     rows: tuple[tuple[str, str], ...] = ()
 
     def at(self, order: int | None = None) -> Setting:
-        """Return the setting, with a pinned class order (``splits.PUBLISHED_ORDER``)."""
+        """Return the setting, with a pinned class order (``tasks.PUBLISHED_ORDER``)."""
         return Setting(**{**vars(self.setting), "order": order})
 
 
