@@ -43,7 +43,7 @@ class Training:
         weight_decay: AdamW's, for parameter groups that do not set their own.
         schedule: "cosine" by epoch, "cosine by step", or "constant".
         warmup_epochs: linear warm-up of the rate.
-        averaged_epochs: how many of the last epochs enter the mean of the parameters, taken after each update,
+        averaged_epochs: how many last epochs enter the mean of the parameters, taken after each update,
             that a request ends with; 0 keeps those of the last update.
         optimizer: "adamw" or "adam".
         clip: largest gradient norm; 0 for none.
