@@ -164,7 +164,7 @@ def train_task(
         TrainingDiverged: where a term is not finite; the trained parameters are then those of the
             last good epoch.
     """
-    parse_fields(method.training)
+    method.training = parse_fields(method.training)
     check_defined(problem, method, [task])
     terms: dict[str, float] = {}
     seed = streams("global").initial_seed()  # of dropout
