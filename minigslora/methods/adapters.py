@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from minigslora import lora
-from minigslora.config import AtLeastOne, NonNegative
+from minigslora.config import NonNegative
 from minigslora.methods.base import Method, ParamGroup, state
 from minigslora.problems.base import Batch, Problem
 from minigslora.rng import Streams
@@ -34,7 +34,7 @@ class Adapters(Method):
 
     revocable: ClassVar[bool] = True
 
-    rank: AtLeastOne = 8
+    rank: int = 8
     targets: Literal["ffn", "attention", "ffn+attention"] | tuple[str, ...] = "ffn"
     grouping: lora.Grouping = "block"
     lora_decay: NonNegative = 0.0
