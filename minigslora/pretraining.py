@@ -329,19 +329,19 @@ def make_checkpoint(
     watch: bool = False,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> dict[str, Any]:
-    """Pre-train on a data set and write the checkpoint, with its record as JSON beside it.
+    """Pre-train on the data set called ``name`` and write the checkpoint ``out``, a safetensors file.
 
     Args:
-        name: a data set's name.
+        name: the data set's.
         recipe: model and training.
-        out: the safetensors file.
+        out: the file.
         device: "auto", "cpu" or "cuda".
         command: what was typed, for the record.
         watch: whether to show progress.
         on_epoch: told of every evaluated epoch.
 
     Returns:
-        The record: file, sha256, command, seed, architecture, training, metrics, versions, device.
+        The record, which is written beside it as JSON: command, training, metrics, versions, hash, …
 
     Raises:
         ConfigError: where ``out`` is no safetensors file.
@@ -352,12 +352,8 @@ def make_checkpoint(
     require_writable(out.parent)
     with seeded(recipe.training.seed, pick_device(device)):  # the model's first weights
         problem, architecture = _untrained(name, recipe, device, watch)
-    if detector := isinstance(problem, Detection):
-        trainable_norms(problem.model)
-    history = pretrain(problem, recipe.training, watch, on_epoch, evaluate_every=1 if detector else 5)
-    if detector:
-        frozen_norms(problem.model)
-    if half := detector or bool(recipe.without):
+    seconds = _pretrained(problem, recipe.training, watch, on_epoch)
+    if half := isinstance(problem, Detection) or bool(recipe.without):
         checkpoint.halve(problem.model)
     notes = {
         "command": command,
@@ -367,8 +363,7 @@ def make_checkpoint(
         "without": list(recipe.without),
         "training": asdict(recipe.training),
         "versions": versions(),
-        "metrics": _measured(problem)
-        | {"epochs": recipe.training.epochs, "seconds": round(history[-1].seconds, 1)},
+        "metrics": _measured(problem) | {"epochs": recipe.training.epochs, "seconds": round(seconds, 1)},
     }
     mean, std, size = _plain(problem.mean), _plain(problem.std), recipe.model.image_size
     card = checkpoint.Card(
@@ -379,6 +374,21 @@ def make_checkpoint(
     record = {"file": out.name, "architecture": architecture, **notes, **machine, "sha256": sha256(out)}
     write_json(out.with_suffix(".json"), record)
     return record
+
+
+def _pretrained(
+    problem: Classification | Detection,
+    training: Pretraining,
+    watch: bool,
+    on_epoch: Callable[[Epoch], None],
+) -> float:
+    """Pre-train, and return the seconds it took; a detector's norms are frozen again afterwards."""
+    if not isinstance(problem, Detection):
+        return pretrain(problem, training, watch, on_epoch)[-1].seconds
+    trainable_norms(problem.model)
+    history = pretrain(problem, training, watch, on_epoch, evaluate_every=1)
+    frozen_norms(problem.model)
+    return history[-1].seconds
 
 
 def _plain(values: Tensor) -> tuple[float, ...]:

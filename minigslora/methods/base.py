@@ -228,6 +228,7 @@ class Step:
 
     @cached_property
     def _answers(self) -> tuple[Batch, Any]:
+        """The images that the teacher is asked about, and its outputs for them."""
         asked = self.batch.only(*self._method.taught)
         with torch.no_grad():
             return asked, self._method.answered(self.problem, asked)

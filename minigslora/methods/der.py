@@ -11,13 +11,13 @@ from typing import ClassVar, Literal
 
 from minigslora.config import NonNegative
 from minigslora.methods.base import Step, Terms
-from minigslora.methods.finetuning import FineTuning
+from minigslora.methods.finetuning import Relabelling, Taught
 from minigslora.problems.base import Role, Space
 from minigslora.tasks import Progress
 
 
 @dataclass(kw_only=True)
-class DER(FineTuning):
+class DER(Relabelling, Taught):
     """L = CE_f(relabelled) + λ · mean over retained x of ‖(z₀(x) − z(x)) / σ‖².   arXiv 2004.07211, (5).
 
     σ is the spread of the teacher's logits where ``relative``; else, and for embeddings, 1, as in the paper.
@@ -26,20 +26,15 @@ class DER(FineTuning):
         match: λ.
         space: what is compared.
         over: whether squared distances are averaged or summed over the batch.
-        relative: whether logits are in units of the teacher's spread.
-        low_labels: see :class:`~minigslora.methods.finetuning.Relabel`.
     """
 
     name: ClassVar[str] = "der"
     published: ClassVar[str] = "DER"
-    problems: ClassVar[tuple[str, ...]] = ("classification",)
     taught: ClassVar[tuple[Role, ...]] = ("retain",)
 
     match: NonNegative = 0.5
     space: Space = "logits"
     over: Literal["mean", "sum"] = "mean"
-    relative: bool = True
-    low_labels: bool = False
 
     def loss(self, step: Step) -> Terms:
         """Return the terms on one batch."""

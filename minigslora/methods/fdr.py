@@ -11,12 +11,12 @@ from torch import Tensor
 
 from minigslora.config import NonNegative
 from minigslora.methods.base import Step, Terms
-from minigslora.methods.finetuning import FineTuning
+from minigslora.methods.finetuning import Relabelling, Taught
 from minigslora.problems.base import Role
 
 
 @dataclass(kw_only=True)
-class FDR(FineTuning):
+class FDR(Relabelling, Taught):
     """L = CE_f(relabelled) + λ · (mean over retained x of ‖(z₀(x) − z(x)) / σ‖²)^½.
 
     Source: arXiv 1805.08289, equations 1 and 2, with σ = 1; here the spread of the teacher's logits where
@@ -26,19 +26,14 @@ class FDR(FineTuning):
     Attributes:
         match: λ.
         each_image: take the mean of the images' distances, not the root of their mean square.
-        relative: whether logits are in units of the teacher's spread.
-        low_labels: see :class:`~minigslora.methods.finetuning.Relabel`.
     """
 
     name: ClassVar[str] = "fdr"
     published: ClassVar[str] = "FDR"
-    problems: ClassVar[tuple[str, ...]] = ("classification",)
     taught: ClassVar[tuple[Role, ...]] = ("retain",)
 
     match: NonNegative = 5.0
     each_image: bool = False
-    relative: bool = True
-    low_labels: bool = False
 
     def loss(self, step: Step) -> Terms:
         """Return the terms on one batch."""

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from minigslora.methods.base import ParamGroup
 from minigslora.methods.bounded import Bounded
-from minigslora.methods.finetuning import FineTuning
+from minigslora.methods.finetuning import Taught
 from minigslora.problems.base import Problem, Role
 from minigslora.rng import Streams
 from minigslora.tasks import Task
 
 
 @dataclass(kw_only=True)
-class FineTune(Bounded, FineTuning):
+class FineTune(Bounded, Taught):
     """L = CE_r + β · ReLU(BND − CE_f) by fine-tuning everything but the head.
 
     What it lacks against GS-LoRA is what the adapters and their sparsity give. In no published table.

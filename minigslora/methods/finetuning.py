@@ -29,27 +29,19 @@ from minigslora.tasks import Task
 class FineTuning(Method):
     """A method that trains everything but the head.
 
-    Where ``taught`` names roles, a frozen copy of the model as it was before the first request answers them.
-
     Attributes:
         needs: roles without images of which it cannot work.
         margin: whether cross-entropies carry the head's training margin.
         networks: frozen networks that a resumed run needs, by name: the "teacher", LIRF's "deposit".
-        spread: unit of the teacher's logits: their standard deviation over classes where the method has the
-            setting ``relative`` and it is on, so that one constant serves scale-64 cosine heads and linear
-            heads; else 1.
-            A method that relabels has the setting ``low_labels``; see :class:`Relabel`.
     """
 
     needs: ClassVar[tuple[Role, ...]] = ("retain", "forget")
 
     margin: bool = True
     networks: dict[str, nn.Module] = field(init=False, repr=False, compare=False, default_factory=dict)
-    spread: float = state()
-    _relabel: Relabel = state()
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
-        """Check that the method can work, keep the teacher, and open all but the head.
+        """Check that the method can work, and open all but the head.
 
         Raises:
             DataError: where the task lacks images that it needs.
@@ -60,11 +52,6 @@ class FineTuning(Method):
             self.networks.clear()  # of another sequence
         problem.model.requires_grad_(True)
         problem.head.requires_grad_(False)
-        self._relabel = Relabel(task, streams, problem.device, getattr(self, "low_labels", False))
-        if self.taught and "teacher" not in self.networks:
-            self.networks["teacher"] = frozen_copy(problem.model)
-        relative = self.taught and getattr(self, "relative", False)
-        self.spread = logit_spread(problem, task, self.networks["teacher"]) if relative else 1.0
         return [{"params": list(trained(problem).values())}]
 
     def check(self, problem: Problem, task: Task) -> None:
@@ -79,14 +66,6 @@ class FineTuning(Method):
         for role in self.needs:
             if not images.get(role, task.retain_images):
                 raise DataError(f"{self.name} needs {role} images, but {task.name} has none; give some")
-
-    def relabel(self, batch: Batch) -> Batch:
-        """Return ``batch`` with other labels on its forgotten images."""
-        return self._relabel(batch)
-
-    def answered(self, problem: Problem, batch: Batch) -> Any:
-        """Return the teacher's outputs."""
-        return problem.forward(batch, self.networks["teacher"])
 
     def describe(self, problem: Problem, task: Task) -> dict[str, float]:
         """Return the trained share of the model in percent."""
@@ -109,6 +88,55 @@ class FineTuning(Method):
         for name, part in parts.items():
             self.networks[name] = frozen_copy(problem.model)
             self.networks[name].load_state_dict(part)
+
+
+@dataclass(kw_only=True)
+class Taught(FineTuning):
+    """Fine-tuning beside a frozen copy of the model as it was before the first request.
+
+    Attributes:
+        relative: whether the teacher's logits are in units of their spread, so that one constant serves
+            scale-64 cosine heads and linear heads.
+        spread: that unit, the logits' standard deviation over classes; 1 where not ``relative``.
+    """
+
+    relative: bool = True
+    spread: float = state()
+
+    def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
+        """Keep the teacher, if this is the first request, and measure its logits."""
+        groups = super().begin(problem, task, streams)
+        if "teacher" not in self.networks:
+            self.networks["teacher"] = frozen_copy(problem.model)
+        self.spread = logit_spread(problem, task, self.networks["teacher"]) if self.relative else 1.0
+        return groups
+
+    def answered(self, problem: Problem, batch: Batch) -> Any:
+        """Return the teacher's outputs."""
+        return problem.forward(batch, self.networks["teacher"])
+
+
+@dataclass(kw_only=True)
+class Relabelling(FineTuning):
+    """Fine-tuning that gives forgotten images other labels; an image of several objects has no one label.
+
+    Attributes:
+        low_labels: draw them as the released code does; see :class:`Relabel`.
+    """
+
+    problems: ClassVar[tuple[str, ...]] = ("classification",)
+
+    low_labels: bool = False
+    _relabel: Relabel = state()
+
+    def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
+        """Open all but the head, and the stream of labels."""
+        self._relabel = Relabel(task, streams, problem.device, self.low_labels)
+        return super().begin(problem, task, streams)
+
+    def relabel(self, batch: Batch) -> Batch:
+        """Return ``batch`` with other labels on its forgotten images."""
+        return self._relabel(batch)
 
 
 class Relabel:
@@ -141,7 +169,7 @@ class Relabel:
             )
         targets = batch.targets.clone()
         if (part := batch.part(targets, "forget")) is not None:
-            part.copy_(self.low_labels(part) if self.low else self.retained(len(part)))
+            part.copy_(self.as_released(part) if self.low else self.retained(len(part)))
         return Batch(batch.inputs, targets, batch.sizes)
 
     def retained(self, count: int) -> Tensor:
@@ -149,7 +177,7 @@ class Relabel:
         drawn = torch.randint(len(self.pool), (count,), generator=self.stream, device=self.pool.device)
         return self.pool[drawn]
 
-    def low_labels(self, labels: Tensor) -> Tensor:
+    def as_released(self, labels: Tensor) -> Tensor:
         """Draw labels below n: the true one moved on by 1 to 100 places, and by one if it came back."""
         places = torch.randint(1, 101, labels.shape, generator=self.stream, device=labels.device)
         moved = (labels + places) % self.low

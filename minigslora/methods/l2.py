@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minigslora.config import NonNegative
 from minigslora.methods.base import ParamGroup, Step, Terms, state, trained
-from minigslora.methods.finetuning import FineTuning, by_prefix
+from minigslora.methods.finetuning import Relabelling, by_prefix
 from minigslora.methods.importances import Named
 from minigslora.problems.base import Problem
 from minigslora.rng import Streams
@@ -35,7 +35,7 @@ class Anchor:
 
 
 @dataclass(kw_only=True)
-class L2(FineTuning):
+class L2(Relabelling):
     """L = CE(relabelled forgotten ∪ retained) + λ Σ_k Σ_i Ω_ki (θ_i − θ*_ki)².
 
     One term k for the pre-trained model and one for each finished request, θ* the weights and Ω how much
@@ -44,17 +44,14 @@ class L2(FineTuning):
 
     Attributes:
         weight: λ.
-        low_labels: see :class:`~minigslora.methods.finetuning.Relabel`.
         anchors: the terms k.
         streams: the request's.
     """
 
     name: ClassVar[str] = "l2"
     published: ClassVar[str] = "L2"
-    problems: ClassVar[tuple[str, ...]] = ("classification",)
 
     weight: NonNegative = 0.1
-    low_labels: bool = False
     anchors: list[Anchor] = field(init=False, repr=False, compare=False, default_factory=list)
     streams: Streams = state()
 

@@ -21,7 +21,7 @@ from minigslora.config import NonNegative, Positive, Share
 from minigslora.errors import ModelError
 from minigslora.lora import find_blocks
 from minigslora.methods.base import ParamGroup, Step, Terms, state, vectors
-from minigslora.methods.finetuning import FineTuning, frozen_copy
+from minigslora.methods.finetuning import Relabelling, Taught, frozen_copy
 from minigslora.problems.base import Batch, Problem, Role
 from minigslora.prototypes import softened_kl
 from minigslora.rng import Streams
@@ -29,7 +29,7 @@ from minigslora.tasks import Task
 
 
 @dataclass(kw_only=True)
-class LIRF(FineTuning):
+class LIRF(Relabelling, Taught):
     """L = (1 − α) · CE_f(relabelled) + w_keep · KP + w_deposit · (PT + RE) + w_replay · CE_r − w_away · AT.
 
     On forgotten images and at temperature T,
@@ -46,13 +46,10 @@ class LIRF(FineTuning):
         temperature: T, in units of the logits' spread where ``relative``.
         away, keep, deposit, replay: weights of the terms.
         faults: the released code's columns, deposit network and attention maps.
-        relative: whether logits are in units of the teacher's spread.
-        low_labels: see :class:`~minigslora.methods.finetuning.Relabel`.
     """
 
     name: ClassVar[str] = "lirf"
     published: ClassVar[str] = "LIRF"
-    problems: ClassVar[tuple[str, ...]] = ("classification",)
     taught: ClassVar[tuple[Role, ...]] = ("forget",)
 
     alpha: Share = 0.1
@@ -62,8 +59,6 @@ class LIRF(FineTuning):
     deposit: NonNegative = 0.05
     replay: NonNegative = 5.0
     faults: bool = False
-    relative: bool = True
-    low_labels: bool = False
     block: str = state()
     kept: Tensor = state()
     gone: Tensor = state()

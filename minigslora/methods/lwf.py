@@ -16,12 +16,12 @@ from torch import Tensor
 
 from minigslora.config import NonNegative, Positive
 from minigslora.methods.base import Step, Terms
-from minigslora.methods.finetuning import FineTuning
+from minigslora.methods.finetuning import Relabelling, Taught
 from minigslora.problems.base import Role
 
 
 @dataclass(kw_only=True)
-class LwF(FineTuning):
+class LwF(Relabelling, Taught):
     """L = CE_f(relabelled) + w · L_old + λ · CE_r.   arXiv 1606.09282, equations 2 to 4.
 
     L_old = − Σ_c softmax(z₀ / T)_c · log softmax(z / T)_c, mean over retained images
@@ -31,21 +31,16 @@ class LwF(FineTuning):
         replay: λ.
         temperature: T, in units of the logits' spread where ``relative``.
         twice_log: whether L_old takes the logarithm twice.
-        relative: whether logits are in units of the teacher's spread.
-        low_labels: see :class:`~minigslora.methods.finetuning.Relabel`.
     """
 
     name: ClassVar[str] = "lwf"
     published: ClassVar[str] = "LwF"
-    problems: ClassVar[tuple[str, ...]] = ("classification",)
     taught: ClassVar[tuple[Role, ...]] = ("retain",)
 
     match: NonNegative = 1.0
     replay: NonNegative = 2.0
     temperature: Positive = 0.4
     twice_log: bool = False
-    relative: bool = True
-    low_labels: bool = False
 
     def loss(self, step: Step) -> Terms:
         """Return the terms on one batch."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from minigslora.config import AtLeastOne, NonNegative, Positive, Share
 from minigslora.methods.base import ParamGroup, Step, Terms, state
-from minigslora.methods.finetuning import FineTuning
+from minigslora.methods.finetuning import Taught
 from minigslora.problems.base import Problem, Role
 from minigslora.prototypes import softened_kl
 from minigslora.rng import Streams
@@ -22,7 +22,7 @@ from minigslora.tasks import Progress, Task
 
 
 @dataclass(kw_only=True)
-class SCRUB(FineTuning):
+class SCRUB(Taught):
     """Max epochs: L = − KL(p₀ ‖ p) on forgotten images; min epochs: γ · CE_r + α · KL(p₀ ‖ p) on retained.
 
     p = softmax(z / T), KL times T², T the setting. Source: arXiv 2302.09880, equation 3 and algorithm 1.
@@ -33,7 +33,6 @@ class SCRUB(FineTuning):
         temperature: T, in units of the logits' spread where ``relative``.
         rounds: how often alternating epochs are followed by min epochs; a round has three or more.
         alternating: share of a round's epochs that alternate, max first.
-        relative: whether logits are in units of the teacher's spread.
     """
 
     name: ClassVar[str] = "scrub"
@@ -45,7 +44,6 @@ class SCRUB(FineTuning):
     temperature: Positive = 0.4
     rounds: AtLeastOne = 1
     alternating: Share = 2 / 3
-    relative: bool = True
 
     def loss(self, step: Step) -> Terms:
         """Return the terms of the epoch's loss."""
