@@ -46,7 +46,7 @@ from torch import Tensor
 
 from minigslora import cli as command_line
 from minigslora.course import executing
-from minigslora.datasets import detection, folders, pictures, registry
+from minigslora.datasets import detection, folders, pictures
 from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.rendered import mini_faces
 from minigslora.errors import MiniGSLoRAError, ModelError
@@ -671,11 +671,10 @@ def _apart(folder: Path, variables: Mapping[str, str]) -> Iterator[None]:
     }
     own |= {"COLUMNS": "100", "MINIGSLORA_DATA": str(cache_folder())}
     faces = partial(mini_faces.load, people=6, counts={"train": 12, "val": 2, "test": 4})
-    made = {"mini-faces": (lambda part, watch=False: faces(part, watch=watch), "main", 48)}
     with (
         contextlib.chdir(folder),
         mock.patch.dict(os.environ, {**own, **variables}),
-        mock.patch.object(registry, "RENDERED", {**registry.RENDERED, **made}),
+        mock.patch.object(mini_faces, "load", faces),
         mock.patch.object(engines, "Local", return_value=NothingRuns()),
         mock.patch.object(engines, "Ray", return_value=NothingRuns()),
         mock.patch.object(executing, "_papermill", _not_executed),

@@ -10,7 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from minigslora import lora
-from minigslora.errors import ModelError
+from minigslora.errors import DataError, ModelError
 from minigslora.files import save_tensors
 from minigslora.models import checkpoint
 from minigslora.models.heads import ArcFace, CosFace, CosineHead, margin_logits
@@ -173,7 +173,8 @@ def test_one_forward_pass_serves_all_roles(problem):
     assert not losses.plain.any()
     assert torch.equal(losses.total, losses.bounded)
     assert torch.equal(batch.part(losses.total, "forget"), losses.total[2:])
-    assert batch.part(losses.total, "retain2") is None
+    with pytest.raises(DataError, match="the batch has no retain2 image, only retain and forget"):
+        batch.part(losses.total, "retain2")
     vectors, of = problem.vectors(outputs, batch, "embedding", "retain")
     assert torch.equal(vectors, outputs.embedding[:2])
     assert of.tolist() == [1, 2]

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from minigslora.class_order import reordered
-from minigslora.datasets import detection, downloaded, folders, imagenet
-from minigslora.datasets.detection import DetectionData
+from minigslora.datasets import downloaded, folders, imagenet
 from minigslora.datasets.images import DataSet, ImageSet
-from minigslora.datasets.rendered import mini_faces, mini_glyphs, mini_scenes
 from minigslora.errors import DataError
 from minigslora.files import data_root
 
-Rendered = Mapping[str, tuple[Callable[..., Any], str, int]]
-"""By name: what draws a data set, which part, and its size in pixels."""
-RENDERED: Rendered = {
-    "mini-faces": (mini_faces.load, "main", mini_faces.SIZE),
-    "mini-faces-tuning": (mini_faces.load, "tuning", mini_faces.SIZE),
-    "mini-glyphs": (mini_glyphs.load, "task", mini_glyphs.SIZE),
-    "mini-glyphs-outside": (mini_glyphs.load, "outside", mini_glyphs.SIZE),
-    "mini-glyphs-all": (mini_glyphs.load, "all", mini_glyphs.SIZE),
+if TYPE_CHECKING:
+    from minigslora.datasets.detection import DetectionData
+
+RENDERED = {
+    "mini-faces": ("mini_faces", "main"),
+    "mini-faces-tuning": ("mini_faces", "tuning"),
+    "mini-glyphs": ("mini_glyphs", "task"),
+    "mini-glyphs-outside": ("mini_glyphs", "outside"),
+    "mini-glyphs-all": ("mini_glyphs", "all"),
 }
-"""Data sets that are drawn on first use."""
-SCENES: Rendered = {
-    "mini-scenes": (mini_scenes.load, "main", mini_scenes.SIZE),
-    "mini-scenes-tuning": (mini_scenes.load, "tuning", mini_scenes.SIZE),
-}
+"""Data sets that are drawn on first use: by which module of ``rendered``, and which part of it."""
+SCENES = {"mini-scenes": ("mini_scenes", "main"), "mini-scenes-tuning": ("mini_scenes", "tuning")}
 """Detection data that are drawn on first use."""
 
 DOWNLOADED: dict[str, Callable[[int | None], DataSet]] = {
@@ -105,7 +102,7 @@ def load(
         return folders.load(find(known), image_size or own.image_size, known, watch, classes, own.splits)
     if known in RENDERED or known in DOWNLOADED:
         fetch = DOWNLOADED.get(known)
-        data: DataSet = fetch(image_size) if fetch else _rendered(RENDERED, known, image_size, watch)
+        data: DataSet = fetch(image_size) if fetch else _rendered(*RENDERED[known], known, image_size, watch)
         return data if classes is None else reordered(data, classes)
     if Path(name).expanduser().is_dir():
         return folders.load(name, image_size or 224, watch=watch, classes=classes)
@@ -124,19 +121,21 @@ def load_detection(name: str | Path, image_size: int | None = None, watch: bool 
         DataError: for an unknown name, or a data set that is not on this machine.
     """
     if str(name) in SCENES:
-        scenes: DetectionData = _rendered(SCENES, str(name), image_size, watch)
+        scenes: DetectionData = _rendered(*SCENES[str(name)], str(name), image_size, watch)
         return scenes
+    from minigslora.datasets import detection
+
     root = find_detection(name)
     if _is_coco(root):
         return detection.load_coco(root, image_size or 512, str(name), watch)
     return detection.load_voc(root, image_size or 300, str(name), watch)
 
 
-def _rendered(table: Rendered, name: str, image_size: int | None, watch: bool) -> Any:
-    draw, part, size = table[name]
-    if image_size not in (None, size):
-        raise DataError(f"{name} is rendered at {size} pixels, not {image_size}")
-    return draw(part, watch=watch)
+def _rendered(module: str, part: str, name: str, image_size: int | None, watch: bool) -> Any:
+    draws: Any = importlib.import_module(f"minigslora.datasets.rendered.{module}")
+    if image_size not in (None, draws.SIZE):
+        raise DataError(f"{name} is rendered at {draws.SIZE} pixels, not {image_size}")
+    return draws.load(part, watch=watch)
 
 
 def find(name: str) -> Path:

@@ -193,17 +193,13 @@ class Step:
         """Whether there are images of ``role``."""
         return bool(self.batch.sizes.get(role))
 
-    def part(self, values: Tensor, role: Role) -> Tensor:
-        """Return the rows of ``values`` (B, …) that belong to ``role``."""
-        return present(self.batch.part(values, role), role)
-
     def losses(self, margin: bool = True, handicap: float = 0.0) -> Losses:
         """Return all images' losses on their true labels; see :meth:`Problem.losses`."""
         return self.problem.losses(self.outputs, self.batch, margin, handicap)
 
     def cross_entropy(self, role: Role, margin: bool = True) -> Tensor:
         """Return the loss of each of a role's images on its true label, (B,)."""
-        return self.part(self.losses(margin).total, role)
+        return self.batch.part(self.losses(margin).total, role)
 
     @cached_property
     def relabelled_batch(self) -> Batch:
@@ -216,7 +212,7 @@ class Step:
         Only images to forget have another than their true one.
         """
         losses = self.problem.losses(self.outputs, self.relabelled_batch, margin).total
-        return losses if role is None else self.part(losses, role)
+        return losses if role is None else self.batch.part(losses, role)
 
     def objects(self, role: Role, space: Space = "logits") -> tuple[Tensor, Tensor] | None:
         """Return the vectors (M, D) and labels (M,) of a role's objects; None where there are none."""
@@ -240,17 +236,11 @@ class Step:
             return vectors(self.problem, outputs, asked, role, space)
 
 
-def present(part: Tensor | None, role: Role) -> Tensor:
-    """Return a role's part of a batch that must have it."""
-    if part is None:
-        raise DataError(f"the batch has no {role} image")
-    return part
-
-
 def vectors(problem: Problem, outputs: Any, batch: Batch, role: Role, space: Space = "logits") -> Tensor:
-    """Return the vectors (M, D) of a role's objects."""
-    objects = problem.vectors(outputs, batch, space, role)
-    return present(None if objects is None else objects[0], role)
+    """Return the vectors (M, D) of a role's objects, of which there must be some."""
+    if (objects := problem.vectors(outputs, batch, space, role)) is None:
+        raise DataError(f"the batch has no {role} image")
+    return objects[0]
 
 
 def trained(problem: Problem) -> dict[str, nn.Parameter]:

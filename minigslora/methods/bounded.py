@@ -47,12 +47,12 @@ class Bounded(Method):
         if step.has("retain"):
             terms["retain"] = retain_loss(step.cross_entropy("retain", self.margin_retain))
         if step.has("forget"):
-            losses = step.losses(self.margin_forget, self.taken_off)
+            losses, of = step.losses(self.margin_forget, self.taken_off), step.batch.part
             if self.per_sample:
-                short = step.part(losses.short_of(self.nats), "forget").mean()
+                short = of(losses.short_of(self.nats), "forget").mean()
             else:
-                short = bounded_forget_loss(step.part(losses.bounded, "forget"), self.nats, per_sample=False)
-            forget = short + step.part(losses.plain, "forget").mean()
+                short = bounded_forget_loss(of(losses.bounded, "forget"), self.nats, per_sample=False)
+            forget = short + of(losses.plain, "forget").mean()
             terms["forget"] = of_task(self.beta, step.progress.task) * forget
         return terms
 

@@ -168,7 +168,8 @@ class Relabel:
                 f"{type(batch.targets).__name__}s; choose a method that does not relabel, such as gslora"
             )
         targets = batch.targets.clone()
-        if (part := batch.part(targets, "forget")) is not None:
+        if batch.sizes.get("forget"):
+            part = batch.part(targets, "forget")
             part.copy_(self.as_released(part) if self.low else self.retained(len(part)))
         return Batch(batch.inputs, targets, batch.sizes)
 

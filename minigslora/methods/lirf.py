@@ -70,7 +70,7 @@ class LIRF(Relabelling, Taught):
             student = step.student("forget")
         with middle_of(self.networks["teacher"], self.block) as before:
             teacher = step.teacher("forget")
-        gap = attention_gap(before[0], step.part(now[0], "forget"), self.faults)
+        gap = attention_gap(before[0], step.batch.part(now[0], "forget"), self.faults)
         other = step.relabelled_batch.only("forget") if self.faults else shown
         return {
             "forget": (1 - self.alpha) * step.relabelled("forget", self.margin).mean(),

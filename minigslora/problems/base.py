@@ -10,11 +10,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from minigslora.errors import DataError
 from minigslora.losses import shortfall
 from minigslora.rng import Streams
 from minigslora.tasks import Task
@@ -25,6 +26,10 @@ nothing that has a label."""
 
 Space = Literal["logits", "embedding"]
 """Where prototypes live: the classifier's outputs, or what the classifier reads."""
+
+
+Values = TypeVar("Values", Tensor, list[Any])
+"""One value an image."""
 
 
 @dataclass
@@ -41,14 +46,14 @@ class Batch:
     targets: Any
     sizes: dict[Role, int]
 
-    def part(self, values: Any, role: Role) -> Any:
-        """Return the rows of ``values`` (B, …) that belong to ``role``; None where it has none."""
+    def part(self, values: Values, role: Role) -> Values:
+        """Return the rows of ``values`` (B, …) that belong to ``role``, of which there must be some."""
         start = 0
         for name, size in self.sizes.items():
             if name == role:
                 return values[start : start + size]
             start += size
-        return None
+        raise DataError(f"the batch has no {role} image, only {' and '.join(self.sizes) or 'none'}")
 
     def only(self, *roles: Role) -> Batch:
         """Return the images of some roles as a batch of their own."""
@@ -56,13 +61,9 @@ class Batch:
             return self
         kept = {role: size for role, size in self.sizes.items() if role in roles}
         inputs, targets = ([self.part(v, role) for role in kept] for v in (self.inputs, self.targets))
-        return Batch(_joined(inputs), _joined(targets), kept)
-
-
-def _joined(parts: list[Any]) -> Any:
-    if len(parts) == 1:
-        return parts[0]
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else [entry for part in parts for entry in part]
+        labelled = isinstance(self.targets, Tensor)
+        every = torch.cat(targets) if labelled else [entry for part in targets for entry in part]
+        return Batch(torch.cat(inputs), every, kept)
 
 
 @dataclass

@@ -191,9 +191,10 @@ class Classification(Normalising, Problem):
         self, outputs: Outputs, batch: Batch, space: Space, role: Role
     ) -> tuple[Tensor, Tensor] | None:
         """Return each image's logits or embedding, and its label."""
+        if not batch.sizes.get(role):
+            return None
         values = outputs.logits if space == "logits" else outputs.embedding
-        part, labels = batch.part(values, role), batch.part(batch.targets, role)
-        return None if part is None or labels is None else (part, labels)
+        return batch.part(values, role), batch.part(batch.targets, role)
 
     @torch.no_grad()
     def class_rows(self, space: Space, model: nn.Module | None = None) -> Tensor:
