@@ -105,7 +105,8 @@ class Setting:
             return self.preset
         if len(self.requests) == 1 and not self.missing:
             return "single-shots" if self.shots else "single"
-        return "shots" if self.shots else "missing" if self.missing else "ratio"
+        few, absent = "shots" if self.shots else "", "missing" if self.missing else ""
+        return "-".join(filter(None, (absent, few))) or "ratio"
 
 
 @dataclass(frozen=True)

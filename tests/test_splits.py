@@ -138,6 +138,8 @@ def test_what_a_recipe_says_of_a_method_are_its_settings(recipe):
 
 def test_a_setting_says_its_preset():
     assert [Setting().kind, Setting(shots=4).kind, Setting(missing=5).kind] == ["ratio", "shots", "missing"]
+    assert Setting(shots=4, missing=5).kind == "missing-shots"
+    assert methods.create("gslora", "corrected", "missing-shots").hold == 100
     assert [Setting((5,)).kind, Setting((5,), shots=4).kind] == ["single", "single-shots"]
     assert describe(Setting(shots=4))["shots"] == 4
 

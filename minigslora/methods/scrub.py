@@ -66,7 +66,7 @@ class SCRUB(Taught):
         length = progress.epochs // rounds
         place = progress.epoch - length * min(progress.epoch // length, rounds - 1)
         pairs = max(1, round(self.alternating * length / 2))
-        return place < 2 * pairs and place % 2 == 0
+        return place < min(2 * pairs, length - 1) and place % 2 == 0  # the last one obeys
 
 
 @dataclass(kw_only=True)
