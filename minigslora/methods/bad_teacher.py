@@ -1,4 +1,4 @@
-"""Bad Teacher: obey the pre-trained model on retained images, and one that knows nothing on forgotten ones."""
+"""Bad Teacher: obey the pre-trained model on retained images, one that knows nothing on forgotten ones."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from minigslora.tasks import Task
 class BadTeacher(Taught):
     """L = mean over retained x of KL(p₀ ‖ p) + mean over forgotten x of KL(p' ‖ p).   arXiv 2205.08096.
 
-    p = softmax(z / T), p₀ the pre-trained model's, the competent teacher's; p' that of an incompetent one, the
-    same architecture with random weights, drawn anew for each request.
+    p = softmax(z / T); p₀ is that of the competent teacher, the pre-trained model, and p' that of an
+    incompetent one, the same architecture with random weights, drawn anew for each request.
 
     Attributes:
         temperature: T, in units of the spread of the competent teacher's logits where ``relative``.
