@@ -156,7 +156,5 @@ def read(name: str) -> pd.DataFrame:
             everywhere = (chosen["method"] == "Pre-train") & (column == "data")
             chosen = chosen[(chosen[column] == value) | everywhere]
         parts.append(chosen.assign(scenario=scenario.name))
-    whole = pd.concat(parts, ignore_index=True)
-    if "task" not in whole:
-        whole["task"] = 1
+    whole = pd.concat(parts, ignore_index=True).fillna({"task": 1}).astype({"task": int})
     return whole.reindex(columns=columns)
