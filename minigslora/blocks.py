@@ -6,11 +6,13 @@ never by a substring of a name.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from minigslora.errors import ModelError
 
@@ -102,6 +104,26 @@ def find_blocks(model: nn.Module) -> dict[str, str]:
         for name, _ in _linears(model)
         if name in homes
     }
+
+
+@contextlib.contextmanager
+def outputs_of(model: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Collect what some modules give in a forward pass within the context, by name.
+
+    What of it is no token (B, N, D), or tokens on a grid (B, H, W, D), is left out.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() > 2:
+            seen[name] = output
+
+    handles = [model.get_submodule(name).register_forward_hook(partial(keep, name)) for name in modules]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _types(part: str) -> tuple[type[nn.Module], ...]:

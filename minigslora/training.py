@@ -206,6 +206,7 @@ def train_step(
         loss = torch.stack(list(terms.values())).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    method.before_step()
     if method.training.clip:
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(trained, method.training.clip)

@@ -50,6 +50,7 @@ PUBLISHED = {
     "lirf": "LIRF",
     "scrub": "SCRUB",
     "scrub-s": "SCRUB-S",
+    "bad-teacher": "BAD-T",
 }
 CONTROLS = ("retrain-oracle", "lora", "finetune", "gradient-ascent", "head-only")
 EVERY = (*PUBLISHED, *CONTROLS)

@@ -9,8 +9,8 @@ import tiny
 
 from minigslora import methods
 from minigslora.errors import ConfigError
+from minigslora.methods.adapters import Adapters
 from minigslora.methods.finetuning import FineTuning
-from minigslora.methods.gslora import GSLoRA
 from minigslora.methods.head_only import HeadOnly
 from minigslora.methods.lirf import LIRF
 from minigslora.methods.retrain import Retrain
@@ -25,7 +25,7 @@ ROWS = {
     if line.startswith("| `") and len(cells := [c.strip() for c in line.strip("| ").split(" | ")]) == 5
 }
 TRAINS = {
-    GSLoRA: "adapters",
+    Adapters: "adapters",
     Retrain: "everything, from random weights",
     LIRF: "lower half",
     HeadOnly: "nothing: erases rows of the head",

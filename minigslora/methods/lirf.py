@@ -8,18 +8,16 @@ with small values cut off.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minigslora.blocks import find_blocks, outputs_of
 from minigslora.config import NonNegative, Positive, Share
 from minigslora.errors import ModelError
-from minigslora.lora import find_blocks
 from minigslora.methods.base import ParamGroup, Step, Terms, state, vectors
 from minigslora.methods.finetuning import Relabelling, Taught, frozen_copy
 from minigslora.problems.base import Batch, Problem, Role
@@ -66,11 +64,11 @@ class LIRF(Relabelling, Taught):
     def loss(self, step: Step) -> Terms:
         """Return the terms on one batch of retained and forgotten images."""
         problem, shown = step.problem, step.batch.only("forget")
-        with middle_of(problem.model, self.block) as now:
+        with outputs_of(problem.model, [self.block]) as now:
             student = step.student("forget")
-        with middle_of(self.networks["teacher"], self.block) as before:
+        with outputs_of(self.networks["teacher"], [self.block]) as before:
             teacher = step.teacher("forget")
-        gap = attention_gap(before[0], step.batch.part(now[0], "forget"), self.faults)
+        gap = attention_gap(before[self.block], step.batch.part(now[self.block], "forget"), self.faults)
         other = step.relabelled_batch.only("forget") if self.faults else shown
         return {
             "forget": (1 - self.alpha) * step.relabelled("forget", self.margin).mean(),
@@ -130,21 +128,6 @@ def opened_only(model: nn.Module, names: list[str]) -> list[nn.Parameter]:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
     return [p for p in model.parameters() if p.requires_grad]
-
-
-@contextlib.contextmanager
-def middle_of(model: nn.Module, block: str) -> Iterator[list[Tensor]]:
-    """Collect what ``block`` gives in a forward pass within the context, (B, N, D) or (B, H, W, D)."""
-    seen: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        seen.append(output)
-
-    handle = model.get_submodule(block).register_forward_hook(keep)
-    try:
-        yield seen
-    finally:
-        handle.remove()
 
 
 def attention_gap(teacher: Tensor, student: Tensor, over_tokens: bool = False) -> Tensor:

@@ -1,6 +1,7 @@
 """The published tables, and the scenarios that their rows belong to.
 
-Source: arXiv 2501.09705, tables 2 to 5 (``published/README.md`` says how they are to be read).
+Source: arXiv 2501.09705, tables 2 to 5, and arXiv 2601.13578 for rows that it adds to them
+(``published/README.md`` says how they are to be read).
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from minigslora.errors import ConfigError
 from minigslora.tasks import Setting
 
 FOLDER = Path(__file__).with_name("published")
+LATER = FOLDER / "fgoriu.csv"
+"""Rows that a later paper adds to the tables."""
+
 METRICS = ("h", "acc_r", "acc_f", "acc_o", "acc_m")
 """The columns of a published table, as far as it has them."""
 
@@ -141,7 +145,9 @@ def read(name: str) -> pd.DataFrame:
     described, columns = table(name), ["scenario", "method", "task", *METRICS]
     if described.csv is None:
         return pd.DataFrame(columns=columns)
-    printed = pd.read_csv(described.csv).rename(columns=str.lower)
+    later = pd.read_csv(LATER)
+    printed = pd.concat([pd.read_csv(described.csv), later[later["table"] == name]], ignore_index=True)
+    printed = printed.rename(columns=str.lower)
     parts = []
     for scenario in described.scenarios:
         chosen = printed
@@ -150,7 +156,5 @@ def read(name: str) -> pd.DataFrame:
             everywhere = (chosen["method"] == "Pre-train") & (column == "data")
             chosen = chosen[(chosen[column] == value) | everywhere]
         parts.append(chosen.assign(scenario=scenario.name))
-    whole = pd.concat(parts, ignore_index=True)
-    if "task" not in whole:
-        whole["task"] = 1
+    whole = pd.concat(parts, ignore_index=True).fillna({"task": 1}).astype({"task": int})
     return whole.reindex(columns=columns)

@@ -1,0 +1,129 @@
+"""FG-OrIU: the features of forgotten images leave their subspace, those of retained ones stay in theirs.
+
+The released recipe reshapes the gradient of B, (D, r), to (r, D) where it has to transpose it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from minigslora import lora
+from minigslora.blocks import find_blocks, outputs_of
+from minigslora.config import NonNegative, Share
+from minigslora.device import autocast
+from minigslora.errors import DataError, ModelError
+from minigslora.methods.adapters import Adapters
+from minigslora.methods.base import ParamGroup, Step, Terms, state
+from minigslora.problems.base import Problem
+from minigslora.rng import Streams
+from minigslora.subspaces import basis_of, nuclear_norm, outside
+from minigslora.tasks import Task
+
+
+@dataclass(kw_only=True)
+class FGOrIU(Adapters):
+    """L = CE_r + leave · Σ_l ‖F_f P_f‖_* + stay · Σ_l ‖F_r (I − P_r P_rᵀ)‖_F.   arXiv 2601.13578.
+
+    F are the class tokens (B, D) after block l, of norm 1; P_f and P_r are bases of the pre-trained model's
+    on the task's forgotten and retained images. Of adapter matrices with a side of width D, gradients are
+    projected, g ← g (I − P_r P_rᵀ), before they are clipped.
+
+    Attributes:
+        leave, stay: weights of the terms.
+        energy: share of the squared singular values that a basis holds.
+        last_only: whether only the last block counts.
+        projection: of gradients; "reshaped" as in the released code, or "none".
+        margin: whether CE_r carries the head's training margin.
+        bases: P_f and P_r of each block.
+        projected: matrices whose gradients are projected, whether they are B, and P_r.
+    """
+
+    name: ClassVar[str] = "fg-oriu"
+    published: ClassVar[str] = "FG-OrIU"
+    problems: ClassVar[tuple[str, ...]] = ("classification",)
+
+    leave: NonNegative = 0.1
+    stay: NonNegative = 0.01
+    energy: Share = 0.99
+    last_only: bool = False
+    projection: Literal["transposed", "reshaped", "none"] = "transposed"
+    margin: bool = True
+    bases: dict[str, tuple[Tensor, Tensor]] = state()
+    projected: list[tuple[nn.Parameter, bool, Tensor]] = state()
+
+    def loss(self, step: Step) -> Terms:
+        """Return the terms on one batch."""
+        model, leave, stay = step.problem.model, [], []
+        with outputs_of(model, self.bases) as seen:
+            retain = step.cross_entropy("retain", self.margin).mean()
+        with autocast(step.problem.device, "fp32"):
+            for block, (gone, kept) in self.bases.items():
+                tokens = class_tokens(model, seen[block])
+                leave.append(nuclear_norm(step.batch.part(tokens, "forget") @ gone))
+                stay.append(torch.linalg.vector_norm(outside(step.batch.part(tokens, "retain"), kept)))
+        terms = {"leave": self.leave * torch.stack(leave).sum(), "stay": self.stay * torch.stack(stay).sum()}
+        return {"retain": retain, **terms}
+
+    def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
+        """Take the bases, and attach fresh adapters."""
+        tokens = list(original_tokens(problem, task).items())[-1 if self.last_only else 0 :]
+        self.bases = {b: (basis_of(f, self.energy), basis_of(r, self.energy)) for b, (f, r) in tokens}
+        trained = super().begin(problem, task, streams)
+        homes, self.projected = find_blocks(problem.model), []
+        for layer, adapter in lora.adapters(problem.model, task.name):
+            if self.projection != "none" and (block := homes.get(layer)) in self.bases:
+                kept = self.bases[block][1]
+                sides = ((adapter.A, False, adapter.A.shape[1]), (adapter.B, True, len(adapter.B)))
+                self.projected += [(p, is_b, kept) for p, is_b, width in sides if width == len(kept)]
+        return trained
+
+    def before_step(self) -> None:
+        """Project the gradients."""
+        for matrix, is_b, kept in self.projected:
+            if (rows := matrix.grad) is not None:
+                if is_b:  # (D, r)
+                    rows = rows.view(-1, len(kept)) if self.projection == "reshaped" else rows.T
+                rows.copy_(outside(rows, kept))
+
+
+@torch.no_grad()
+def original_tokens(problem: Problem, task: Task) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the pre-trained model's class tokens on forgotten and on retained images, (N, D), by block.
+
+    Raises:
+        DataError: where the task lacks one or the other.
+        ModelError: for a model without Transformer blocks.
+    """
+    for kind, images in (("retained", task.retain_images), ("forgotten", task.forget_images)):
+        if not images:
+            raise DataError(f"fg-oriu needs {kind} images, but {task.name} has none; give some")
+    model, found = problem.model, dict[str, list[Tensor]]()
+    blocks = dict.fromkeys(find_blocks(model).values())
+    with lora.bypassed(model):
+        for batch in problem.replay(task):
+            with outputs_of(model, blocks) as seen:
+                problem.forward(batch)
+            for block, features in seen.items():
+                found.setdefault(block, []).append(class_tokens(model, features))
+    if not found:
+        raise ModelError(
+            f"fg-oriu reads what Transformer blocks give, but this {type(model).__name__} has none that is "
+            "known; choose another method, such as gslora"
+        )
+    kept = len(task.retain_images)
+    return {block: ((rows := torch.cat(parts))[kept:], rows[:kept]) for block, parts in found.items()}
+
+
+def class_tokens(model: nn.Module, features: Tensor) -> Tensor:
+    """Return class tokens of norm 1, (B, D), from a block's output (B, N, D) or (B, H, W, D).
+
+    In float32 at least. A model without a class token has the mean of its tokens instead.
+    """
+    has_one = getattr(model, "cls_token", None) is not None
+    tokens = features[:, 0] if has_one else features.flatten(1, -2).mean(dim=1)
+    return F.normalize(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), dim=1)
