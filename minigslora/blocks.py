@@ -178,7 +178,7 @@ def _in_ffn(model: nn.Module) -> dict[str, str]:
 def _refuse_shared(model: nn.Module, chosen: Sequence[str]) -> None:
     first_name: dict[int, str] = {}
     for name, layer in _linears(model):
-        other = first_name.setdefault(id(layer.weight), name)
+        other = first_name.setdefault(id(next(layer.parameters())), name)
         if other != name and (name in chosen or other in chosen):
             raise ModelError(
                 f"{name!r} and {other!r} share one weight; an adapter on one would not act on the "

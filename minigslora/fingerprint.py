@@ -16,6 +16,7 @@ from minigslora import __version__
 from minigslora.errors import DataError
 from minigslora.files import sha256, sha256_of, shipped_root
 from minigslora.lora import Adapter, LoRALinear, adapter_names, adapter_state, unwrapped_state
+from minigslora.rows import Rows
 
 LENGTH = 16
 """Hexadecimal digits of a fingerprint."""
@@ -88,7 +89,7 @@ def structure_hash(model: nn.Module) -> str:
         f"{name.replace('.base', '')} {type(module).__name__} "
         f"{[(key, repr(vars(module)[key])) for key in said if key in vars(module)]}"
         for name, module in model.named_modules()
-        if not isinstance(module, LoRALinear | Adapter | nn.ModuleDict)
+        if not isinstance(module, LoRALinear | Adapter | Rows | nn.ModuleDict)
     ]
     return fingerprint_of("\n".join(lines))
 

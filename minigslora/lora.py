@@ -6,7 +6,9 @@ A wrapped layer computes (notebook 02)
 
 with one adapter (A_t, B_t) per request, held by name. The base weight is only ever read: taking the
 last adapter away gives back the previous model bit for bit, and taking all away the pre-trained one.
-There is no merged state; :func:`fold` makes a dense copy for inference instead.
+There is no merged state; :func:`fold` makes a dense copy for inference instead. Rows of a layer that are
+replaced under a name (:mod:`minigslora.rows`) are taken off, silenced, folded and saved with the adapters of
+that name.
 
 Source: Hu et al., "LoRA", arXiv 2106.09685; placement on the FFNs: arXiv 2403.11530, section 3.2.
 This module knows nothing of forgetting; :mod:`minigslora.blocks` finds the layers.
@@ -25,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minigslora import rows
 from minigslora.blocks import Targets as Targets
 from minigslora.blocks import Wrapper, parent_of
 from minigslora.blocks import find_blocks as find_blocks
@@ -55,6 +58,11 @@ class Adapter(nn.Module):
         self.A = nn.Parameter(start.to(device=beside.weight.device, dtype=dtype))
         self.B = nn.Parameter(self.A.new_zeros(beside.out_features, rank))
         self.scale = scale
+
+    def parts(self) -> dict[str, Tensor]:
+        """Return what a file needs to make it again."""
+        scale = torch.tensor(self.scale, dtype=torch.float64)
+        return {"A": self.A.detach().clone(), "B": self.B.detach().clone(), "scale": scale}
 
     def delta(self) -> Tensor:
         """Return the dense update s·B·A, shape (out_features, in_features)."""
@@ -182,9 +190,12 @@ def inject(model: nn.Module, targets: Targets = "ffn") -> list[str]:
 
 
 def remove(model: nn.Module) -> None:
-    """Unwrap every layer in place: the model before :func:`inject`, bit for bit, flags included."""
-    for name, layer in wrapped(model).items():
-        _put(model, name, layer.base)
+    """Unwrap every layer and put rows back, in place: the model before :func:`inject`, bit for bit."""
+    for name, stack in stacks(model).items():
+        if isinstance(stack, LoRALinear):
+            _put(model, name, stack.base)
+        else:
+            rows.put_back(stack)
     flags = getattr(model, _FLAGS, {})
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(flags.get(name, parameter.requires_grad))
@@ -233,14 +244,13 @@ def freeze(model: nn.Module, name: str) -> None:
 
 
 def revoke(model: nn.Module, name: str) -> None:
-    """Remove one request's adapter.
+    """Remove one request's adapter, and the rows replaced under its name.
 
     Revoking the last one attached gives back the previous model bit for bit; revoking one from the
     middle removes exactly its weights, but those after it were trained in its presence.
     """
-    layers = wrapped(model)
-    for layer, _ in adapters(model, name):
-        del layers[layer].adapters[name]
+    for stack in _carriers(model, name).values():
+        del stack.adapters[name]
 
 
 @contextlib.contextmanager
@@ -249,14 +259,14 @@ def bypassed(model: nn.Module, *names: str) -> Iterator[None]:
 
     Where ``names`` are given, it computes what it would without the adapters of those names only.
     """
-    layers = wrapped(model).values()
-    for layer in layers:
-        layer.silent = frozenset(names or layer.adapters)
+    every = stacks(model).values()
+    for stack in every:
+        stack.silent = frozenset(names or stack.adapters)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.silent = frozenset()
+        for stack in every:
+            stack.silent = frozenset()
 
 
 @contextlib.contextmanager
@@ -275,12 +285,16 @@ def as_teacher(model: nn.Module, *names: str) -> Iterator[None]:
 def fold(model: nn.Module) -> nn.Module:
     """Return a plain copy of the model with all adapters folded into dense weights.
 
-    The copy has the pre-trained model's classes and keys. Its logits differ from the live model's
-    by rounding only (about 1e-6 in float32), since W x + s B(A x) is summed in another order.
+    The copy has the pre-trained model's classes and keys, and of replaced rows the new ones only. Its logits
+    differ from the live model's by rounding only (about 1e-6 in float32), since W x + s B(A x) is summed in
+    another order.
     """
     dense, names = copy.deepcopy(model), adapter_names(model)
-    for name, layer in wrapped(dense).items():
-        _put(dense, name, layer.folded())
+    for name, stack in stacks(dense).items():
+        if isinstance(stack, LoRALinear):
+            _put(dense, name, stack.folded())
+        else:
+            rows.make_own(stack)
     remove(dense)
     object.__setattr__(dense, _FOLDED, (*folded_names(model), *names))
     return dense
@@ -294,6 +308,15 @@ def wrapped(model: nn.Module) -> dict[str, LoRALinear]:
     return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
 
 
+Stack = LoRALinear | rows.Replaced
+"""A layer that holds by name, in ``adapters``, what acts beside it or in place of rows of it."""
+
+
+def stacks(model: nn.Module) -> dict[str, Stack]:
+    """Return the wrapped layers of ``model`` and those with replaced rows by name, in the model's order."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear | rows.Replaced)}
+
+
 def _require_wrapped(model: nn.Module) -> dict[str, LoRALinear]:
     if not (layers := wrapped(model)):
         raise ModelError("this model has no LoRA layers; call inject(model) first")
@@ -302,7 +325,7 @@ def _require_wrapped(model: nn.Module) -> dict[str, LoRALinear]:
 
 def adapter_names(model: nn.Module) -> list[str]:
     """Return the names of the attached adapters, oldest first."""
-    return list(dict.fromkeys(n for layer in wrapped(model).values() for n in layer.adapters))
+    return list(dict.fromkeys(n for stack in stacks(model).values() for n in stack.adapters))
 
 
 def folded_names(model: nn.Module) -> tuple[str, ...]:
@@ -313,8 +336,13 @@ def folded_names(model: nn.Module) -> tuple[str, ...]:
 
 def adapters(model: nn.Module, name: str) -> list[tuple[str, Adapter]]:
     """Return (layer name, adapter) for each layer that carries the adapter called ``name``."""
-    layers = _require_wrapped(model).items()
-    if not (carriers := [(key, layer.adapters[name]) for key, layer in layers if name in layer.adapters]):
+    carriers = _carriers(model, name).items()
+    return [(key, layer.adapters[name]) for key, layer in carriers if isinstance(layer, LoRALinear)]
+
+
+def _carriers(model: nn.Module, name: str) -> dict[str, Stack]:
+    _require_wrapped(model)
+    if not (carriers := {key: stack for key, stack in stacks(model).items() if name in stack.adapters}):
         raise ModelError(f"no adapter is called {name!r}; attached: {adapter_names(model) or 'none'}")
     return carriers
 
@@ -380,15 +408,16 @@ def groups(model: nn.Module, name: str, by: Grouping = "block") -> list[Group]:
 
 
 def adapter_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return every adapter as ``layer.adapters.name.{A,B,scale}`` tensors, oldest first."""
-    state: dict[str, Tensor] = {}
-    for name in adapter_names(model):
-        for layer, adapter in adapters(model, name):
-            key = f"{layer}.adapters.{name}"
-            state[f"{key}.A"] = adapter.A.detach().clone()
-            state[f"{key}.B"] = adapter.B.detach().clone()
-            state[f"{key}.scale"] = torch.tensor(adapter.scale, dtype=torch.float64)
-    return state
+    """Return every adapter as ``layer.adapters.name.{A,B,scale}`` tensors, oldest first.
+
+    Rows that are replaced are ``layer.adapters.name.{index,weight,bias}``.
+    """
+    return {
+        f"{layer}.adapters.{name}.{key}": value
+        for name in adapter_names(model)
+        for layer, stack in _carriers(model, name).items()
+        for key, value in stack.adapters[name].parts().items()
+    }
 
 
 def load_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -401,10 +430,13 @@ def load_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     for key, value in state.items():
         layer, _, rest = key.partition(".adapters.")
         name, _, field = rest.partition(".")
-        if field not in ("A", "B", "scale"):
+        if field not in ("A", "B", "scale", "index", "weight", "bias"):
             raise ModelError(f"{key!r} is not an adapter's key; expected LAYER.adapters.NAME.A")
         parts.setdefault((name, layer), {})[field] = value
     for (name, layer), part in parts.items():
+        if "index" in part:
+            _load_rows(model, layer, name, part)
+            continue
         inject(model, [layer])
         module = wrapped(model)[layer]
         if part.keys() != {"A", "B", "scale"}:
@@ -423,13 +455,25 @@ def load_adapters(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         adapter.requires_grad_(False)
 
 
+def _load_rows(model: nn.Module, layer: str, name: str, part: Mapping[str, Tensor]) -> None:
+    try:
+        module = model.get_submodule(layer)
+    except AttributeError:
+        raise ModelError(
+            f"this model has no layer {layer!r}; the file belongs to another architecture"
+        ) from None
+    if "weight" not in part:
+        raise ModelError(f"the rows {name!r} of {layer!r} lack their weight; the file is incomplete")
+    rows.replace(module, name, part["index"], part["weight"], part.get("bias"))
+
+
 def unwrapped_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the model's own weights under the names they had before :func:`inject`, adapters left out."""
-    plain, layers = {}, wrapped(model)
+    plain, layers = {}, stacks(model)
     for key, value in model.state_dict().items():
         home = next((name for name in layers if key.startswith(f"{name}.")), None)
         if home is None:
             plain[key] = value
-        elif (rest := key.removeprefix(f"{home}.")).startswith("base."):
+        elif not (rest := key.removeprefix(f"{home}.")).startswith("adapters."):
             plain[f"{home}.{rest.removeprefix('base.')}"] = value
     return plain

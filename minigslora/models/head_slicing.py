@@ -20,6 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from minigslora import lora, rows
 from minigslora.errors import ModelError
 from minigslora.models import checkpoint
 from minigslora.models.heads import CosineHead
@@ -56,9 +57,10 @@ class FullHead:
         """
         part = classifier(sliced)
         whole = copy.deepcopy(self.head).to(part.weight.device)
-        rows = torch.tensor(self.rows, device=part.weight.device)
-        for name, values in part.named_parameters():
-            getattr(whole, name)[rows] = values
+        places = torch.tensor(self.rows, device=part.weight.device)
+        for name in ("weight", "bias"):
+            if (values := getattr(part, name, None)) is not None:
+                getattr(whole, name)[places] = values
         return whole
 
 
@@ -90,6 +92,11 @@ def slice_head(model: nn.Module, classes: Sequence[str], wanted: Sequence[str]) 
         The whole head, for :func:`restore_head` and :func:`restored`.
     """
     head = classifier(model)
+    if isinstance(head, rows.Replaced):
+        raise ModelError(
+            "rows of this model's head are replaced, and would come apart from their requests; slice the "
+            "head first and edit then, or give a plain model: minigslora.lora.fold(model)"
+        )
     if len(classes) != len(head.weight):
         raise ModelError(f"{len(classes)} class names were given for a head of {len(head.weight)} classes")
     places = {name: row for row, name in enumerate(classes)}
@@ -105,8 +112,18 @@ def slice_head(model: nn.Module, classes: Sequence[str], wanted: Sequence[str]) 
 
 
 def restore_head(model: nn.Module, full: FullHead) -> None:
-    """Put the whole head back on a sliced model, in place; its task's rows stay as they are now."""
-    _put(model, full.around(model))
+    """Put the whole head back on a sliced model, in place; its task's rows stay as they are now.
+
+    Those that are replaced (:mod:`minigslora.rows`) are so in the whole head, too.
+    """
+    sliced = classifier(model)
+    with lora.bypassed(model):
+        whole = full.around(model)
+    if isinstance(sliced, rows.Replaced):
+        for name, part in sliced.adapters.items():
+            index = [full.rows[row] for row in part.index.tolist()]
+            rows.replace(whole, name, index, part.weight, part.bias)
+    _put(model, whole)
     checkpoint.name_classes(model, full.classes)
 
 

@@ -121,6 +121,11 @@ class Problem(ABC):
         """The classifier: its ``weight`` has a row per class, its ``bias``, if any, a value."""
 
     @property
+    def directional(self) -> bool:
+        """Whether the head reads the embedding's direction only, its rows being directions, too."""
+        return False
+
+    @property
     def whole_head(self) -> tuple[nn.Module, tuple[int, ...]]:
         """The head that the task's was cut from, and its row of each class; its own where none was."""
         return self.head, tuple(range(self.num_classes))

@@ -113,6 +113,11 @@ class Classification(Normalising, Problem):
         return self.head.scale * self.head.margin if isinstance(self.head, CosineHead) else 0.0
 
     @property
+    def directional(self) -> bool:
+        """Whether the head is one of cosines."""
+        return isinstance(self.head, CosineHead)
+
+    @property
     def whole_head(self) -> tuple[nn.Module, tuple[int, ...]]:
         """The head that the task's was cut from (8.1), and its row of each class; its own where none was."""
         if self.outside is None:
