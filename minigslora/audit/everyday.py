@@ -56,5 +56,5 @@ def measure(subject: Subject, beside: Beside) -> Found:
     if beside.oracles:
         theirs = [of_splits(oracle) for oracle in beside.oracles]
         middle = {name: mean(t[name] for t in theirs) for name in theirs[0]}
-        figures["ToW"] = tug_of_war(of_splits(subject), middle)
+        figures["ToW"] = 100 * tug_of_war(of_splits(subject), middle)
     return Found(figures)

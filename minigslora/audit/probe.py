@@ -11,6 +11,7 @@ unlearned models, the latter block by block.
 
 from __future__ import annotations
 
+import warnings
 from itertools import pairwise
 
 import torch
@@ -39,7 +40,9 @@ def linear_probe(seen: Tensor, labels: Tensor, new: Tensor, strength: float = 10
     """
     length = seen.norm(dim=1).mean().clamp_min(1e-12)
     classifier = LogisticRegression(C=strength, max_iter=300)
-    classifier.fit((seen / length).numpy(), labels.numpy())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes")  # one image of each is no mistake
+        classifier.fit((seen / length).numpy(), labels.numpy())
     return torch.from_numpy(classifier.predict((new / length).numpy()))
 
 
@@ -79,9 +82,17 @@ def percent(named: Tensor, truth: Tensor, chosen: Tensor) -> float:
 
 
 def measure(subject: Subject, beside: Beside) -> Found:
-    """Probe with few and with all images, linearly and not, and every block with four images a class."""
+    """Probe with few and with all images, linearly and not, and every block with four images a class.
+
+    "among them" are heads of the forgotten classes only.
+    """
     train, test, gone = subject.train, subject.test, subject.test_gone
+    own = torch.isin(train.labels, torch.tensor(subject.case.gone))
     figures: dict[str, float] = {}
+
+    def among(rows: Tensor) -> Tensor:
+        mine = rows[own[rows]]
+        return linear_probe(train.features[mine], train.labels[mine], test.features)
 
     def enter(what: str, named: list[Tensor]) -> None:
         for whose, chosen in (("forgotten", gone), ("retained", ~gone)):
@@ -90,8 +101,14 @@ def measure(subject: Subject, beside: Beside) -> Found:
     for k in FEW:
         tries = draws(train.labels, k, subject.streams.under("probe", k))
         few = [linear_probe(train.features[t], train.labels[t], test.features) for t in tries]
-        enter(f"{k} image{'s' if k > 1 else ''} a class", few)
+        what = f"{k} image{'s' if k > 1 else ''} a class"
+        enter(what, few)
+        if len(subject.case.gone) > 1:
+            figures[f"{what}, among them"] = mean(percent(among(t), test.labels, gone) for t in tries)
     enter("all images", [linear_probe(train.features, train.labels, test.features)])
+    if len(subject.case.gone) > 1:
+        named = among(torch.arange(len(train.labels)))
+        figures["all images, among them"] = percent(named, test.labels, gone)
     mlp = mlp_probe(train.features, train.labels, test.features, subject.streams.under("probe"))
     enter("all images, MLP", [mlp])
     (rows,) = draws(train.labels, FEW[-1], subject.streams.under("blocks"), tries=1)

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -132,12 +132,14 @@ class Subject:
         problem: the data, and the plain model in evaluation mode.
         case: what is asked.
         curves: of relearning, by start, as far as known.
+        twin: a subject with the same features, of which only the classifier is another one.
     """
 
     name: str
     problem: Classification
     case: Case
     curves: dict[str, list[float]] = field(default_factory=dict)
+    twin: Subject | None = None
 
     @property
     def model(self) -> nn.Module:
@@ -157,6 +159,8 @@ class Subject:
     @cached_property
     def train(self) -> Reading:
         """What the model says of the attacker's training images."""
+        if self.twin:
+            return self._from(self.twin.train)
         split, rows = self.problem.data.train, self.case.at_hand
         return self._read(
             lambda part: split.images[rows[part].to(self.problem.device)], split.labels.cpu()[rows]
@@ -165,12 +169,16 @@ class Subject:
     @cached_property
     def test(self) -> Reading:
         """What the model says of the test images."""
+        if self.twin:
+            return self._from(self.twin.test)
         split = self.problem.data.test
         return self._read(lambda part: split.images[part.to(self.problem.device)], split.labels.cpu())
 
     @cached_property
     def strangers(self) -> Reading:
         """What the model says of the strangers' images, whose labels are −1."""
+        if self.twin:
+            return self._from(self.twin.strangers)
         images: Any = self.case.strangers
         return self._read(lambda part: images[part], torch.full((len(images),), -1))
 
@@ -204,6 +212,9 @@ class Subject:
         if start not in self.curves:
             self.curves[start] = relearnt(self, start)
         return self.curves[start]
+
+    def _from(self, reading: Reading) -> Reading:
+        return replace(reading, logits=self.head(reading.features))
 
     @torch.no_grad()
     def _read(self, images: Callable[[Tensor], Tensor], labels: Tensor) -> Reading:
