@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from minigslora.errors import MiniGSLoRAError
 
 if TYPE_CHECKING:
+    from minigslora.audit import audit
     from minigslora.erasure import Erasure, forget
 
 __version__ = "0.1.0"
 
-__all__ = ["Erasure", "MiniGSLoRAError", "__version__", "forget"]
+__all__ = ["Erasure", "MiniGSLoRAError", "__version__", "audit", "forget"]
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +22,6 @@ def __getattr__(name: str) -> Any:
         from minigslora import erasure
 
         return getattr(erasure, name)
+    if name == "audit":
+        return importlib.import_module("minigslora.audit")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

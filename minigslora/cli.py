@@ -78,6 +78,12 @@ def quickstart(
     _exit_if_without_effect(erasure)
 
 
+Oracles = Annotated[
+    Optional[list[Path]],
+    Opt("--oracle", help="A reference model that never saw the classes; repeatable, two make a band."),
+]
+
+
 @app.command()
 def forget(
     data: Annotated[str, Opt(help="A folder train/CLASS/*.jpg, test/CLASS/*.jpg, or a name.")],
@@ -109,12 +115,16 @@ def forget(
         Optional[Path], Opt(help="The erased model's file; OUT/erased.safetensors by default.")
     ] = None,
     change: Annotated[Pairs, Opt("--set", help="KEY=VALUE of method or training; repeatable.")] = None,
+    audit: Annotated[
+        bool, Opt("--audit", help="Whether to audit the erased model then; see 'minigslora audit'.")
+    ] = False,
+    oracle: Oracles = None,
 ) -> None:
     """Erase classes from your own model, on your own images, and write a report.
 
-    OUT receives report.html, table.csv, before_after.png and the erased model as one plain file,
-    without the pre-trained weights or adapters. A stopped run goes on when started again. The exit code is 3
-    where a request changed nothing.
+    OUT receives report.html, table.csv, before_after.png and the erased model as one plain file, without
+    the pre-trained weights or adapters. A stopped run goes on when started again. The exit code is 3 where
+    a request changed nothing.
     """
     from minigslora import forget_command as command
     from minigslora.device import pick_device
@@ -123,6 +133,8 @@ def forget(
     from minigslora.fingerprint import fingerprint_of, library_fingerprint
     from minigslora.reproduction import report
 
+    if oracle and not audit:
+        raise ConfigError("--oracle is what --audit compares with; give --audit, too")
     settings, arguments = command.method_settings(change or []), parse_pairs(model_args or [])
     normal = three_numbers("mean", mean), three_numbers("std", std)
     network, images = command.own_model(
@@ -165,7 +177,57 @@ def forget(
         typer.echo(report.SPLIT_BY_US)
     page = folder / "report.html"
     typer.echo(f"{report.summary(erasure)}\nreport:       {page}\nerased model: {erased}")
+    if audit:
+        from minigslora.audit_command import after_forgetting
+
+        options = {"seed": seed, "device": device, "watch": _watched()}
+        typer.echo(after_forgetting(erasure, erased, weights, oracle or [], folder, **options))
     _exit_if_without_effect(erasure)
+
+
+@app.command()
+def audit(
+    weights: Annotated[Path, typer.Argument(help="The erased model's file.")],
+    data: Annotated[str, Opt(help="A folder train/CLASS/*.jpg, test/CLASS/*.jpg, or a name.")],
+    classes: Annotated[
+        Optional[str], Opt(help="The forgotten classes, a,b,c; those of the file's ledger by default.")
+    ] = None,
+    original: Annotated[Optional[Path], Opt(help="The model before it was edited.")] = None,
+    oracle: Oracles = None,
+    strangers: Annotated[
+        Optional[Path], Opt(help="A folder of images of classes that no model ever saw: CLASS/*.jpg.")
+    ] = None,
+    only: Annotated[str, Opt(help="Audits to run, a,b,c; all by default.")] = "",
+    images: Annotated[int, Opt(help="Training images of each class that the attacker has at most.")] = 20,
+    model: Annotated[
+        Optional[str], Opt(help="timm's name of the model; not needed where the file says it.")
+    ] = None,
+    model_args: Annotated[Pairs, Opt(help="KEY=VALUE of timm's model, with --model; repeatable.")] = None,
+    image_size: ImageSize = None,
+    mean: Normalisation = None,
+    std: Normalisation = None,
+    class_names: Annotated[
+        Optional[Path], Opt(help="A file of the classes' names in the order of the model's head, one a line.")
+    ] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    out: Out = None,
+) -> None:
+    """Ask of an erased model what it still knows, beside models that never saw the classes.
+
+    OUT receives audit.json and audit.html: probes, revived rows, relearning, verification and more, each
+    with a verdict and what it does not prove. Files that are no checkpoints of ours are named with --model,
+    as in 'minigslora forget'.
+    """
+    from minigslora import audit_command as command
+
+    arguments = parse_pairs(model_args or [])
+    normal = three_numbers("mean", mean), three_numbers("std", std)
+    own = model, weights, data, arguments, image_size, *normal, class_names, _watched()
+    others: dict[str, Any] = {"original": original, "oracles": oracle or [], "strangers": strangers}
+    options: dict[str, Any] = {"only": split_list(only), "images": images, "seed": seed, "device": device}
+    folder, say = command.audit_files(own, classes, others, out, _WORKING_IN.set, **options)
+    typer.echo(f"{say}\nreport: {folder / 'audit.html'}")
 
 
 @app.command()

@@ -225,9 +225,9 @@ def forget(
     """
     parse_value("precision", precision, Precision)
     mean, std = normalisation(model)
-    data = _load(model, data, watch)
+    data = data_for(model, data, watch)
     run = _run(model, Path(out).expanduser().resolve() if out is not None else None)
-    old = _rows(run.ledger, data)
+    old = ledger_rows(run.ledger, data)
     requests = as_requests(data, classes)
     setting = Setting(requests=tuple(map(len, requests)), ratio=ratio, shots=shots)
     way = create(method, recipe, setting.kind, **settings)
@@ -251,7 +251,7 @@ def forget(
     return Erasure(problem, way, plan, reports)
 
 
-def _load(model: nn.Module, data: DataSet | str | Path, watch: bool) -> DataSet:
+def data_for(model: nn.Module, data: DataSet | str | Path, watch: bool) -> DataSet:
     """Return the data at the model's input size, their classes in the order that the model's card says."""
     card = card_of(model)
     known = card.classes if card else ()
@@ -291,7 +291,7 @@ def _run(model: nn.Module, out: Path | None) -> Run:
     return Run(out, entries, origin)
 
 
-def _rows(entries: Sequence[ledger.Entry], data: DataSet) -> list[int]:
+def ledger_rows(entries: Sequence[ledger.Entry], data: DataSet) -> list[int]:
     """Return the classes that a model's ledger says it forgot, which the data must call the same."""
     named = [pair for entry in entries for pair in zip(entry.classes, entry.rows, strict=True)]
     for name, row in named:

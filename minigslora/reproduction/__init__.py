@@ -5,5 +5,6 @@
 - :mod:`grid`: many of them, each a papermill run in a process of its own;
 - :mod:`engines`: where they run;
 - :mod:`page`: what came of them, as CSV and HTML; :mod:`report`: the same of a single erasure;
-- :mod:`rendering`: both pages' HTML, from the folder ``templates``.
+- :mod:`audit_page`: what the audits found of a model;
+- :mod:`rendering`: all pages' HTML, from the folder ``templates``.
 """

@@ -6,6 +6,7 @@ draws from plain numbers or tensors, and decides nothing.
 """
 
 from minigslora.course.plots.adapters import differences, lora_layer, model_map, singular_values
+from minigslora.course.plots.bands import Banded, Compared, banded, beside_band
 from minigslora.course.plots.charts import (
     Panel,
     bars,
@@ -40,10 +41,14 @@ from minigslora.course.plots.style import COLOURS, png, show, style
 
 __all__ = [
     "COLOURS",
+    "Banded",
     "Boxed",
+    "Compared",
     "Panel",
     "PictureRow",
+    "banded",
     "bars",
+    "beside_band",
     "boxed",
     "class_map",
     "comparison",

@@ -1,0 +1,315 @@
+"""Auditing anyone's own model: checks, reference models, all attacks, one report.
+
+report = minigslora.audit("erased.safetensors", "photos", original="original.safetensors", oracles=[…])
+print(report.summary())
+report.write("audited")
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from minigslora import ledger, lora
+from minigslora.audit.relearning import STARTS, Training
+from minigslora.audit.report import Line, Report, measured
+from minigslora.audit.subject import Beside, Case, Found, Subject
+from minigslora.audit.table import AUDITS, Audit
+from minigslora.datasets import folders
+from minigslora.datasets.images import DataSet, Images
+from minigslora.datasets.rendered import mini_faces
+from minigslora.erasure import as_requests, data_for, ledger_rows
+from minigslora.errors import ConfigError, DataError, ModelError
+from minigslora.files import data_root, read_json, sha256, write_json
+from minigslora.fingerprint import fingerprint_of, weights_hash
+from minigslora.models import checkpoint
+from minigslora.models.checkpoint import normalisation
+from minigslora.models.head_slicing import classifier
+from minigslora.problems.classification import Classification
+from minigslora.prototypes import NEVER
+from minigslora.text import some
+
+Model = nn.Module | str | Path
+Figures = dict[str, Found]
+
+
+def audit(
+    model: Model,
+    data: DataSet | str | Path,
+    classes: Sequence[str | int] | None = None,
+    *,
+    original: Model | None = None,
+    oracles: Iterable[Model] = (),
+    strangers: str | Path | Images | None = None,
+    only: Sequence[str] = (),
+    images: int = 20,
+    relearning: Training | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    watch: bool = True,
+) -> Report:
+    """Ask of a model what it still knows of the classes that it forgot, beside models that never saw them.
+
+    Args:
+        model: a finalised file, or a live model with its adapters; it is not changed.
+        data: a data set, its name, or a folder, as :func:`minigslora.forget` takes it.
+        classes: the forgotten classes, names or ids; those of the model's ledger where none are given.
+        original: the model before it was edited. With it an audit can say whether it would have found out.
+        oracles: models trained without the forgotten classes, by the original's recipe; two make a band.
+        strangers: images of classes that no model ever saw: a folder of class folders, or uint8 (N, 3, H,
+            W). For mini-faces they are rendered where none are given; otherwise the stranger test is left
+            out.
+        only: the audits to run, by name; all by default.
+        images: training images of each class that the attacker has at most.
+        relearning: how the attacker trains; the defaults of its class where None.
+        seed: of the attacker's images, and of all else that is drawn.
+        device: "auto", "cpu" or "cuda".
+        watch: whether to show progress.
+
+    Raises:
+        ConfigError: for an unknown audit, or images below 1.
+        DataError: for classes that are not named, not in the data or without images, and data that are not
+            the models'.
+        ModelError: for a file that is no classifier's, an original that does not know the classes, and a
+            reference model that does, knows hardly anything, or is given twice.
+    """
+    chosen = _chosen(only, images)
+    live = _loaded(model)
+    pictures = data_for(live, data, watch)
+    gone = _gone(live, pictures, classes)
+    unknown = _strangers(strangers, pictures, watch)
+    case = Case(pictures, gone, relearning or Training(), seed, images, unknown)
+    subject = _subject("model", live, case, device)
+    before = None if original is None else _original(_subject("original", _loaded(original), case, device))
+    references = [_subject(f"oracle {i}", _loaded(o), case, device) for i, o in enumerate(oracles, 1)]
+    _require_oracles(references, subject)
+    controls = [head_only(before)] if before else []
+    remember = [Kept(s) for s in (*controls, *references)]
+    skipped = _skipped(chosen, case, before, references)
+    models = [subject, *([before] if before else []), *controls, *references]
+    found: dict[str, Figures] = {}
+    for it in tqdm(models, desc="audits", disable=None if watch else True):
+        beside = Beside(tuple(o for o in references if o is not it), before)
+        found[it.name] = {a.name: _measured(a, it, beside) for a in chosen if a.name not in skipped}
+    for kept in remember:
+        kept.write()
+    return Report(_asked(case, model, original, len(references)), _lines(found), _curves(found), skipped)
+
+
+# --- what is given ------------------------------------------------------------------------------------
+
+
+def _chosen(only: Sequence[str], images: int) -> list[Audit]:
+    if images < 1:
+        raise ConfigError(f"images = {images}; an attacker without images attacks nothing: give 1 or more")
+    if unknown := [name for name in only if name not in AUDITS]:
+        raise ConfigError(f"unknown audit {unknown[0]!r}; there are {', '.join(AUDITS)}")
+    return [a for a in AUDITS.values() if not only or a.name in only]
+
+
+def _loaded(model: Model) -> nn.Module:
+    loaded = model if isinstance(model, nn.Module) else checkpoint.load(Path(model).expanduser())[0]
+    if not callable(getattr(loaded, "get_classifier", None)):
+        raise ModelError(
+            f"{type(loaded).__name__} is no classifier with timm's interface; the audits {', '.join(AUDITS)} "
+            "are defined for classification, and none of them for a detector yet"
+        )
+    return loaded
+
+
+def _gone(model: nn.Module, data: DataSet, classes: Sequence[str | int] | None) -> tuple[int, ...]:
+    known = ledger_rows(ledger.of(model), data)
+    if classes is None and not known:
+        raise DataError(
+            "which classes were forgotten is not known, since the model has no ledger; name them: "
+            "classes=[…], or --classes a,b,c"
+        )
+    gone = tuple(known) if classes is None else tuple(c for r in as_requests(data, classes) for c in r)
+    if len(data.classes) - len(gone) < 2:
+        raise DataError(f"{len(gone)} of {len(data.classes)} classes are forgotten; at least two must stay")
+    for split in (data.train, data.test):
+        if empty := [data.classes[c] for c in gone if not len(split.of_classes([c]))]:
+            which = "training" if split is data.train else "test"
+            raise DataError(
+                f"there is no {which} image of {some(map(repr, empty))}; attacks need images of both splits"
+            )
+    return gone
+
+
+def _strangers(given: str | Path | Images | None, data: DataSet, watch: bool) -> Images | None:
+    """Return images of classes that no model saw; mini-faces has another population of them."""
+    if isinstance(given, str | Path):
+        return _own_strangers(Path(given).expanduser(), data, watch)
+    if given is None and data.name == "mini-faces" and data.image_size == mini_faces.SIZE:
+        return mini_faces.load("tuning", 20, {"train": 1, "val": 1, "test": 25}, watch).test.images
+    return given
+
+
+def _own_strangers(root: Path, data: DataSet, watch: bool) -> Images:
+    files = folders.class_files(root) if root.is_dir() else {}
+    if not any(files.values()):
+        raise DataError(f"{root} has no class folder with images; expected strangers as CLASS/image.jpg")
+    if known := set(files) & set(data.classes):
+        raise DataError(
+            f"{root} shows {some(map(repr, sorted(known)))}, which {data.name} has, too; strangers are of "
+            "classes that no model was trained on"
+        )
+    return folders.image_set(files, tuple(files), data.image_size, "strangers", watch).images
+
+
+def _subject(name: str, model: nn.Module, case: Case, device: str) -> Subject:
+    data_for(model, case.data, watch=False)  # refuses a model of other classes
+    plain = lora.fold(model).float()
+    problem = Classification(plain, case.data, *normalisation(model), device=device, precision="fp32")
+    return Subject(name, problem, case)
+
+
+def _original(subject: Subject) -> Subject:
+    """Refuse an original that has nothing to forget."""
+    knew, chance = subject.accuracy(subject.model, subject.case.gone), 100 / len(subject.case.data.classes)
+    if knew <= chance:
+        raise ModelError(
+            f"the original names {knew:.1f} % of the forgotten classes' test images, no more than chance: "
+            "there was nothing to forget. Look at the order of the classes and the normalisation, or give "
+            "the file that was edited"
+        )
+    return subject
+
+
+def _require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
+    """Refuse a reference model that is none: it saw the classes, knows hardly anything, or is given twice."""
+    case, hashes = subject.case, dict[str, str]()
+    most = max(10.0, 200 / len(case.data.classes))
+    enough = subject.accuracy(subject.model, case.kept) / 2 if oracles else 0.0
+    for oracle in oracles:
+        own = weights_hash(oracle.model)
+        if (other := hashes.setdefault(own, oracle.name)) != oracle.name:
+            raise ModelError(
+                f"{other} and {oracle.name} have the same weights; give each reference model once"
+            )
+        if (knows := oracle.accuracy(oracle.model, case.gone)) > most:
+            raise ModelError(
+                f"{oracle.name} names {knows:.1f} % of the forgotten classes' test images, so it was trained "
+                "on them; give models that never saw them (minigslora pretrain … --without FILE)"
+            )
+        if (kept := oracle.accuracy(oracle.model, case.kept)) < enough:
+            raise ModelError(
+                f"{oracle.name} names only {kept:.1f} % of the others' test images, less than half of what "
+                "the model under audit does; an oracle is trained on all classes that stay, by the "
+                "original's recipe"
+            )
+
+
+def head_only(original: Subject) -> Subject:
+    """Return the control that forgets nothing but its answer: the original, its forgotten rows erased."""
+    problem = copy.copy(original.problem)
+    problem.model = copy.deepcopy(original.model)
+    head: Any = classifier(problem.model)
+    with torch.no_grad():
+        head.weight[list(original.case.gone)] = 0.0
+        if getattr(head, "bias", None) is not None:
+            head.bias[list(original.case.gone)] = NEVER
+    return Subject("head-only", problem, original.case, twin=original)
+
+
+def _skipped(
+    chosen: Sequence[Audit], case: Case, original: Subject | None, oracles: Sequence[Subject]
+) -> dict[str, str]:
+    there = {
+        "original": original is not None,
+        "oracles": bool(oracles),
+        "strangers": case.strangers is not None,
+    }
+    ways = {
+        "original": "the original",
+        "oracles": "oracles",
+        "strangers": "images of strangers (--strangers FOLDER)",
+    }
+    return {
+        a.name: f"it needs {' or '.join(ways[need] for need in a.needs)}"
+        for a in chosen
+        if a.needs and not any(there[need] for need in a.needs)
+    }
+
+
+# --- what is found ------------------------------------------------------------------------------------
+
+
+def _measured(audit: Audit, subject: Subject, beside: Beside) -> Found:
+    """Measure; an original with its rows is relearnt at once, which says nothing and takes long."""
+    if audit.name == "relearning" and subject.name == "original":
+        return Found({})
+    return audit.measure(subject, beside)
+
+
+def _lines(found: dict[str, Figures]) -> tuple[Line, ...]:
+    """Return all figures in the order of the table, of every model."""
+    lines, none = [], float("nan")
+    for name, own in found["model"].items():
+        figures = [*AUDITS[name].judged, *AUDITS[name].shown]
+        for figure in (f for f in figures if f in own.figures):
+            of = {who: audits[name].figures.get(figure, none) for who, audits in found.items()}
+            oracles = measured([v for who, v in of.items() if who.startswith("oracle ")])
+            before, control = of.get("original", none), of.get("head-only", none)
+            lines.append(Line(name, figure, of["model"], before, control, oracles))
+    return tuple(lines)
+
+
+def _curves(found: dict[str, Figures]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """Return every curve by audit and name, then by model."""
+    return {
+        name: {
+            curve: {who: a[name].curves[curve] for who, a in found.items() if curve in a[name].curves}
+            for curve in own.curves
+        }
+        for name, own in found["model"].items()
+        if own.curves
+    }
+
+
+def _asked(case: Case, model: Model, original: Model | None, oracles: int) -> dict[str, Any]:
+    def named(given: Model | None) -> str:
+        return (
+            "none" if given is None else "a live model" if isinstance(given, nn.Module) else Path(given).name
+        )
+
+    return {
+        "model": named(model),
+        "original": named(original),
+        "oracles": oracles,
+        "data": case.data.name,
+        "forgotten": [case.data.classes[c] for c in case.gone],
+        "images of a class that the attacker has": case.images,
+        "seed": case.seed,
+        "relearning": asdict(case.relearning),
+    }
+
+
+class Kept:
+    """The relearning curves of a reference model, kept for the next audit: they take longest.
+
+    They go by the model, the data, the question and the code that makes them.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        case = subject.case
+        code = [sha256(Path(__file__).with_name(name)) for name in ("relearning.py", "subject.py")]
+        question = [sorted(case.gone), asdict(case.relearning), case.seed, case.images, code]
+        key = [weights_hash(subject.model), case.data.fingerprint(), subject.problem.device.type, question]
+        self.path = data_root() / "audits" / f"{fingerprint_of(json.dumps(key))}.json"
+        self.subject = subject
+        if self.path.is_file():
+            subject.curves.update(read_json(self.path))
+
+    def write(self) -> None:
+        """Keep the curves, where all are there."""
+        if set(STARTS) <= self.subject.curves.keys() and not self.path.is_file():
+            write_json(self.path, self.subject.curves)

@@ -1,0 +1,123 @@
+"""``minigslora audit``: an erased model beside others, a folder that is the audit's own, a page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from minigslora.audit import run
+from minigslora.audit.report import Report
+from minigslora.erasure import Erasure
+from minigslora.files import alone_in, load_tensors, runs_root, sha256
+from minigslora.fingerprint import fingerprint_of, library_fingerprint
+from minigslora.forget_command import own_model, split_classes
+from minigslora.models import checkpoint
+from minigslora.sequence import RunFolder
+
+TO_READ = "A pass is no proof: the page says of each audit what it does not prove."
+
+
+def beside(path: Path, like: nn.Module, named: bool) -> nn.Module:
+    """Return the model of a file that is read beside another: by its own card, or built as that one.
+
+    Args:
+        path: the file.
+        like: the model under audit.
+        named: whether the files do not say their architecture, so that it was given by name.
+    """
+    if not named:
+        return checkpoint.load(path, "name it (--model NAME)")[0]
+    card: Any = checkpoint.card_of(like)  # a model built by name has one
+
+    tensors, notes = load_tensors(path)
+    return checkpoint.with_weights(card, tensors, str(path), notes)
+
+
+def audit_files(
+    own: tuple[Any, ...],
+    classes: str | None,
+    others: dict[str, Any],
+    out: Path | None,
+    begin: Callable[[Path], Any],
+    **options: Any,
+) -> tuple[Path, str]:
+    """Audit a file beside others; write the report into a folder that is this audit's own.
+
+    Args:
+        own: what :func:`~minigslora.forget_command.own_model` reads the model and the data from.
+        classes: the forgotten ones, as text; those of the ledger where None.
+        others: the files of the original and of the oracles, and the folder of strangers.
+        out: the folder; by default one that goes by what is asked.
+        begin: is told the folder before work begins.
+        options: of :func:`minigslora.audit`.
+
+    Returns:
+        The folder, and what to say on the terminal.
+    """
+    name, weights, given, *_, watch = own
+    model, data = own_model(*own)
+    files = {key: others[key] for key in ("original", "oracles")}
+    hashes = {"model": sha256(weights), "original": files["original"] and sha256(files["original"])}
+    hashes["oracles"] = [sha256(path) for path in files["oracles"]]
+    identity = {"data": data.fingerprint(), "classes": classes, **hashes, **options}
+    identity |= {
+        "strangers": str(others["strangers"]),
+        "library": library_fingerprint(),
+        "given": [name, given],
+    }
+    run_id = fingerprint_of(json.dumps(identity, sort_keys=True))[:10]
+    folder = out or runs_root() / "audit" / f"{data.name}-{run_id}"
+    wanted = None if classes is None else split_classes(data, classes)
+    with alone_in(folder):
+        begin(folder)
+        RunFolder(folder, identity)  # refuses a folder of another audit
+        named = name is not None
+        report = run.audit(
+            model,
+            data,
+            wanted,
+            original=files["original"] and beside(files["original"], model, named),
+            oracles=[beside(path, model, named) for path in files["oracles"]],
+            strangers=others["strangers"],
+            watch=watch,
+            **options,
+        )
+        names = {"model": weights.name, "original": files["original"] and files["original"].name}
+        report.asked.update({key: value for key, value in names.items() if value}, files=hashes)
+        report.write(folder)
+    return folder, said(report)
+
+
+def after_forgetting(
+    erasure: Erasure, erased: Path, weights: Path, oracles: Sequence[Path], folder: Path, **options: Any
+) -> str:
+    """Audit a file that was just finalised, beside the weights that it was made from.
+
+    Args:
+        erasure: what was done; its data are read, not its live model.
+        erased: the finalised file.
+        weights: the file of the model before.
+        oracles: files of reference models.
+        folder: the run's, which receives the page.
+        options: of :func:`minigslora.audit`.
+
+    Returns:
+        What to say on the terminal.
+    """
+    like = erasure.model
+    named = "card" not in load_tensors(weights)[1]
+    model, _ = checkpoint.load(erased)
+    original, *references = (beside(path, like, named) for path in (weights, *oracles))
+    data: Any = erasure.problem.data
+    report = run.audit(model, data, original=original, oracles=references, **options)
+    report.asked.update({"model": erased.name, "original": weights.name})
+    return f"{said(report)}\naudit:        {report.write(folder)}"
+
+
+def said(report: Report) -> str:
+    """Return what a terminal shows: a line an audit, and how to read it."""
+    return f"{report.summary()}\n{TO_READ}"

@@ -1,0 +1,89 @@
+"""A model beside the band of its oracles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from minigslora.course.plots.style import COLOURS, MARKERS, figure
+
+GREY = "#cccccc"
+
+
+@dataclass(frozen=True)
+class Banded:
+    """One panel of curves beside the oracles'.
+
+    Attributes:
+        title: what the panel shows.
+        lines: values by model.
+        middle: the oracles' mean at each place; empty without any.
+        reach: how far the band goes to either side; empty of fewer than two oracles.
+        ticks: a label a place.
+    """
+
+    title: str
+    lines: Mapping[str, Sequence[float]]
+    middle: Sequence[float]
+    reach: Sequence[float]
+    ticks: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One figure of several models.
+
+    Attributes:
+        models: the figure by model; NaN where there is none.
+        oracles: the same of each oracle.
+        band: middle and reach of the oracles' band; None of fewer than two.
+    """
+
+    models: Mapping[str, float]
+    oracles: Sequence[float]
+    band: tuple[float, float] | None
+
+
+@figure()
+def banded(panels: Sequence[Banded], xlabel: str, ylabel: str, colours: Mapping[str, str]) -> Figure:
+    """Draw curves of models with the oracles' band, one panel beside the other.
+
+    ``colours`` has a key of the style's colours for each model.
+    """
+    size = (min(11.5, 4.8 * len(panels)), 3.2)
+    fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharey=True)
+    for ax, panel in zip(axes.flat, panels, strict=True):
+        places = range(len(panel.ticks))
+        if panel.reach:
+            low, high = np.subtract(panel.middle, panel.reach), np.add(panel.middle, panel.reach)
+            ax.fill_between(places, low, high, color=GREY, alpha=0.5, linewidth=0)
+        if panel.middle:
+            ax.plot(places, panel.middle, "--", color="black", label="oracles")
+        for (who, values), mark in zip(panel.lines.items(), MARKERS, strict=False):
+            ax.plot(places, values, marker=mark, markersize=4, label=who, color=COLOURS[colours[who]])
+        ax.set_xticks(places, panel.ticks)
+        ax.set(title=panel.title, xlabel=xlabel)
+        ax.legend(fontsize=8)
+    axes[0, 0].set_ylabel(ylabel)
+    return fig
+
+
+@figure()
+def beside_band(rows: Mapping[str, Compared], colours: Mapping[str, str]) -> Figure:
+    """Draw figures of models as points, a row each, on the oracles' band."""
+    fig, ax = plt.subplots(figsize=(7, 0.9 + 0.5 * len(rows)))
+    for place, row in enumerate(rows.values()):
+        if row.band:
+            middle, reach = row.band
+            ax.barh(place, 2 * reach, left=middle - reach, height=0.5, color=GREY, alpha=0.6)
+        ax.plot(row.oracles, [place] * len(row.oracles), "o", mfc="none", color="black", markersize=5)
+        for (who, value), mark in zip(row.models.items(), MARKERS[1:], strict=False):
+            ax.plot(value, place, mark, color=COLOURS[colours[who]], label=who if place == 0 else None)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set(xlabel="percent", ylim=(len(rows) - 0.5, -0.5))
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
