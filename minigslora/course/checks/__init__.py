@@ -1,6 +1,6 @@
 """The exercises' self-checks: each says what is right, or what to look at next, and never the answer.
 
-Three files have what the exercises ask, as generators ``exercise_NN_M`` of demands. Taken from
+Four files have what the exercises ask, as generators ``exercise_NN_M`` of demands. Taken from
 here they are checks: ``checks.exercise_04_1(my_answer)`` stops at the first demand that is not met.
 """
 
@@ -10,7 +10,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-FILES = {"adapters": range(4), "forgetting": range(4, 7), "benchmarks": range(7, 12)}
+FILES = {
+    "adapters": range(4),
+    "forgetting": range(4, 7),
+    "benchmarks": range(7, 12),
+    "audits": range(12, 13),
+}
 """The notebooks whose exercises a file has."""
 
 
