@@ -12,7 +12,7 @@ from torch import nn
 from minigslora.audit import run
 from minigslora.audit.report import Report
 from minigslora.erasure import Erasure
-from minigslora.files import alone_in, load_tensors, runs_root, sha256
+from minigslora.files import alone_in, load_tensors, require_new, runs_root, sha256
 from minigslora.fingerprint import fingerprint_of, library_fingerprint
 from minigslora.forget_command import own_model, split_classes
 from minigslora.models import checkpoint
@@ -74,6 +74,9 @@ def audit_files(
     wanted = None if classes is None else split_classes(data, classes)
     with alone_in(folder):
         begin(folder)
+        if not (folder / "run.json").is_file():
+            for page in ("audit.html", "audit.json"):
+                require_new(folder / page)
         RunFolder(folder, identity)  # refuses a folder of another audit
         named = name is not None
         report = run.audit(

@@ -49,6 +49,10 @@ ImageSize = Annotated[Optional[int], Opt(help="Input size in pixels, where not t
 Normalisation = Annotated[Optional[str], Opt(help="Normalisation, as .5,.5,.5; timm's by default.")]
 Profile = Annotated[Optional[str], Opt(help="smoke, cpu, gpu or paper.")]
 Pairs = Optional[list[str]]
+Oracles = Annotated[
+    Optional[list[Path]],
+    Opt("--oracle", help="A reference model that never saw the classes; repeatable, two make a band."),
+]
 
 
 @app.command()
@@ -76,12 +80,6 @@ def quickstart(
     page = report.write(erasure, before, folder, title, asked, further)
     typer.echo(f"{report.summary(erasure)}\nreport:    {page}\nnotebooks: {NOTEBOOKS}")
     _exit_if_without_effect(erasure)
-
-
-Oracles = Annotated[
-    Optional[list[Path]],
-    Opt("--oracle", help="A reference model that never saw the classes; repeatable, two make a band."),
-]
 
 
 @app.command()
@@ -122,19 +120,21 @@ def forget(
 ) -> None:
     """Erase classes from your own model, on your own images, and write a report.
 
-    OUT receives report.html, table.csv, before_after.png and the erased model as one plain file, without
-    the pre-trained weights or adapters. A stopped run goes on when started again. The exit code is 3 where
-    a request changed nothing.
+    OUT receives report.html, table.csv, before_after.png and the erased model as one plain file,
+    without the pre-trained weights or adapters. A stopped run goes on when started again. The exit code is 3
+    where a request changed nothing.
     """
     from minigslora import forget_command as command
     from minigslora.device import pick_device
     from minigslora.erasure import finalized_file
-    from minigslora.files import runs_root, sha256
+    from minigslora.files import load_tensors, runs_root, sha256
     from minigslora.fingerprint import fingerprint_of, library_fingerprint
     from minigslora.reproduction import report
 
     if oracle and not audit:
         raise ConfigError("--oracle is what --audit compares with; give --audit, too")
+    for file in oracle or []:
+        load_tensors(file)  # what cannot be read is refused before long work
     settings, arguments = command.method_settings(change or []), parse_pairs(model_args or [])
     normal = three_numbers("mean", mean), three_numbers("std", std)
     network, images = command.own_model(

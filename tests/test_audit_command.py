@@ -2,6 +2,8 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -347,18 +349,23 @@ def test_the_commands_errors_say_what_to_do(files, root, tmp_path, capsys):
     given = ["audit", files / "erased.safetensors", "--data", root, "--classes", "blue"]
     assert ended([*given, "--out", tmp_path / "b"]) == 2
     assert "does not say its architecture; name it (--model NAME)" in capsys.readouterr().err
-    forget = [
-        "forget",
-        "--weights",
-        files / "original.safetensors",
-        *OWN,
-        "--data",
-        root,
-        "--classes",
-        "blue",
-    ]
-    assert ended([*forget, "--oracle", files / "oracle0.safetensors", "--out", tmp_path / "c"]) == 2
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "audit.html").write_text("somebody else's", encoding="utf-8")
+    assert ended(command(files, root, tmp_path / "kept", "--classes", "blue")) == 2
+    assert "audit.html is there already and is kept" in capsys.readouterr().err
+    missing = [*command(files, root, tmp_path / "d", "--classes", "blue"), "--original", tmp_path / "none"]
+    assert ended(missing) == 2
+    assert "none: No such file or directory; check the path" in capsys.readouterr().err
+
+
+def test_forget_refuses_what_its_audit_cannot_use(files, root, tmp_path, capsys):
+    given = ["forget", "--weights", files / "original.safetensors", *OWN, "--data", root]
+    given += ["--classes", "blue", "--out", tmp_path / "run"]
+    assert ended([*given, "--oracle", files / "oracle0.safetensors"]) == 2
     assert "give --audit, too" in capsys.readouterr().err
+    assert ended([*given, "--audit", "--oracle", tmp_path / "none.safetensors"]) == 2
+    assert "none.safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_forget_audits_its_file_where_asked(files, root, tmp_path, capsys, monkeypatch):
@@ -372,3 +379,9 @@ def test_forget_audits_its_file_where_asked(files, root, tmp_path, capsys, monke
     values = json.loads((tmp_path / "run" / "audit.json").read_text(encoding="utf-8"))
     assert values["asked"]["forgotten"] == GONE
     assert values["asked"]["oracles"] == 2
+
+
+def test_auditing_loads_nothing_that_only_pages_need():
+    code = "import sys, minigslora.audit; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

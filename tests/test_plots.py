@@ -42,3 +42,18 @@ def test_points_of_categories_are_not_joined():
     (line,) = plots.curves([plots.Panel("rank", "Acc_r, %", {"after": [84.0, 85.0]})], "rank").axes[0].lines
     assert line.get_linestyle() == "-"
     plt.close("all")
+
+
+def test_a_band_is_drawn_only_where_there_is_one():
+    lines, ends = {"model": [1.0, 2.0]}, {"model": "forget"}
+    with_band = plots.Banded("a", lines, [1.0, 1.0], [0.5, 0.5], ["1", "2"])
+    without = plots.Banded("b", lines, [], [], ["1", "2"])
+    first, second = plots.banded([with_band, without], "x", "y", ends).axes
+    assert (len(first.collections), len(second.collections)) == (1, 0)
+    assert (len(first.lines), len(second.lines)) == (2, 1)
+    rows = {
+        "a": plots.Compared({"model": 1.0}, [0.0, 1.0], (0.5, 2.0)),
+        "b": plots.Compared({"model": 1.0}, [], None),
+    }
+    (ax,) = plots.beside_band(rows, ends).axes
+    assert len(ax.patches) == 1

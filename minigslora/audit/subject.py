@@ -11,7 +11,7 @@ import contextlib
 import copy
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from minigslora.blocks import find_blocks
 from minigslora.datasets.images import DataSet, Images
 from minigslora.device import autocast
+from minigslora.fingerprint import fingerprint_of
 from minigslora.models.head_slicing import Head
 from minigslora.problems.classification import Classification
 from minigslora.rng import Streams
@@ -102,6 +103,12 @@ class Case:
     def kept(self) -> tuple[int, ...]:
         """The other classes."""
         return tuple(c for c in range(len(self.data.classes)) if c not in set(self.gone))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this question from any other: the images, the classes, the attacker, the seed."""
+        asked = [sorted(self.gone), asdict(self.relearning), self.seed, self.images]
+        return fingerprint_of(f"{self.data.fingerprint()} {asked}")
 
     @cached_property
     def at_hand(self) -> Tensor:

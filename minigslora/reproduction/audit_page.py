@@ -17,7 +17,7 @@ from minigslora.reproduction.rendering import render
 if TYPE_CHECKING:
     from minigslora.audit.report import Report
 
-ENDS = {"model": "forget", "original": "before", "head-only": "old"}
+ENDS = {"original": "before", "head-only": "old", "model": "forget"}
 """The models that are drawn beside the oracles' band, with their colours."""
 
 
@@ -53,7 +53,7 @@ def judged(report: Report, audit: str) -> Figure | None:
     """Draw an audit's judged figures as points beside the oracles' band; None where none is judged."""
     rows = {
         line.figure: plots.Compared(
-            {"model": line.value, "original": line.original, "head-only": line.head_only},
+            {"original": line.original, "head-only": line.head_only, "model": line.value},
             line.oracles,
             (line.band.mean, line.band.reach) if line.band else None,
         )

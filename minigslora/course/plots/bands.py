@@ -83,6 +83,8 @@ def beside_band(rows: Mapping[str, Compared], colours: Mapping[str, str]) -> Fig
         ax.plot(row.oracles, [place] * len(row.oracles), "o", mfc="none", color="black", markersize=5)
         for (who, value), mark in zip(row.models.items(), MARKERS[1:], strict=False):
             ax.plot(value, place, mark, color=COLOURS[colours[who]], label=who if place == 0 else None)
+    ax.use_sticky_edges = False  # or points at 0 and 100 would be cut in half
+    ax.margins(x=0.04)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set(xlabel="percent", ylim=(len(rows) - 0.5, -0.5))
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
