@@ -51,7 +51,10 @@ Profile = Annotated[Optional[str], Opt(help="smoke, cpu, gpu or paper.")]
 Pairs = Optional[list[str]]
 Oracles = Annotated[
     Optional[list[Path]],
-    Opt("--oracle", help="A reference model that never saw the classes; repeatable, two make a band."),
+    Opt(
+        "--oracle",
+        help="A reference model that never saw the classes; repeatable: two make a band, five a narrow one.",
+    ),
 ]
 
 

@@ -28,7 +28,7 @@ LIMITS = (
 PLAIN: dict[str, str] = {
     "passes": "the model lies among those that never saw the forgotten classes, or beyond them",
     "remembers": "the model lies off the band of those that never saw the forgotten classes",
-    "cannot tell here": "on these data a model that surely remembers lies in the oracles' band, too",
+    "cannot tell here": "a model that surely remembers lies in these oracles' band, too",
     "no band": "one reference model has no spread; its figure stands beside, and at least two make a band",
     "no oracle": "without a model that never saw the forgotten classes, a figure says nothing by itself",
 }

@@ -63,7 +63,8 @@ def audit(
         data: a data set, its name, or a folder, as :func:`minigslora.forget` takes it.
         classes: the forgotten classes, names or ids; those of the model's ledger where none are given.
         original: the model before it was edited. With it an audit can say whether it would have found out.
-        oracles: models trained without the forgotten classes, by the original's recipe; two make a band.
+        oracles: models trained without the forgotten classes, by the original's recipe; two make a band,
+            five a narrow one.
         strangers: images of classes that no model ever saw: a folder of class folders, or uint8 (N, 3, H,
             W). For mini-faces they are rendered where none are given; otherwise the stranger test is left
             out.

@@ -232,7 +232,7 @@ class Subject:
                 outputs = self.problem.outputs(inputs, self.model)
                 features.append(outputs.embedding.cpu())
                 logits.append(outputs.logits.cpu())
-        blocks = {name: torch.cat(parts) for name, parts in tokens.items()}
+        blocks = {name: torch.cat(parts) for name, parts in tokens.items() if parts}
         return Reading(torch.cat(features), torch.cat(logits), labels, blocks)
 
 
@@ -243,9 +243,10 @@ def class_tokens(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
     found: dict[str, list[Tensor]] = {name: [] for name in dict.fromkeys(find_blocks(model).values())}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            token = output[:, 0] if first else output.flatten(1, -2).mean(dim=1)
-            found[name].append(token.float().cpu())
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.dim() > 2:  # (B, …, D)
+                token = output[:, 0] if first else output.flatten(1, -2).mean(dim=1)
+                found[name].append(token.float().cpu())
 
         return hook
 

@@ -7,7 +7,8 @@ their mean,
     mean ± t · s · √(1 + 1/n),                                               (12.1)
 
 s the standard deviation of n oracles and t Student's quantile with n − 1 degrees of freedom: the t interval
-for one more observation. One oracle has no spread, and so makes no band.
+for one more observation. One oracle has no spread, and so makes no band; that of
+two is wide, as t is 12.7 for two and 2.8 for five.
 """
 
 from __future__ import annotations
