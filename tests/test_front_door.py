@@ -129,7 +129,7 @@ def test_a_finished_forget_is_taken_up_not_run_again(erased, photos, weights, ca
 
 
 def test_a_single_image_a_class_is_one_line_of_warning(photos, weights, tmp_path, capsys):
-    more = ["--classes", "red", "--ratio", "0.1", "--set", "epochs=0"]
+    more = ["--classes", "red", "--ratio", "0.1"]
     with pytest.raises(SystemExit):
         main(forget_command(photos, weights, tmp_path / "run", *more))
     said = capsys.readouterr().err
