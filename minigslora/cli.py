@@ -12,6 +12,8 @@ import os
 import sys
 import tempfile
 import traceback
+import warnings
+from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from minigslora.errors import ConfigError, MiniGSLoRAError
+from minigslora.errors import ConfigError, FewImages, MiniGSLoRAError
 from minigslora.text import by_method, expand_home, parse_pairs, safe_streams, split_list, three_numbers
 
 if TYPE_CHECKING:
@@ -170,9 +172,10 @@ def forget(
     command.keep_source(erased, weights)
     options: dict[str, Any] = {"method": method, "recipe": recipe, "ratio": ratio, "shots": shots}
     options |= {"seed": seed, "device": device, "check": check, "watch": _watched(), **settings}
-    erasure, earlier = command.erase_into(
-        folder, erased, identity, asked, network, images, requests, **options
-    )
+    with _warnings_as_lines():
+        erasure, earlier = command.erase_into(
+            folder, erased, identity, asked, network, images, requests, **options
+        )
     typer.echo(report.table(erasure).round(1).to_string())
     if earlier and not _watched():  # who watches has been told
         typer.echo(f"taken from an earlier run in {folder}: {', '.join(earlier)}")
@@ -429,6 +432,23 @@ def _exit_if_without_effect(erasure: Erasure) -> None:
         typer.echo(f"no effect: {report.task} ({names}): {figures}; {why}", err=True)
     if erasure.without_effect:
         raise typer.Exit(WITHOUT_EFFECT)
+
+
+@contextlib.contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Show warnings of few images as one line each, without Python's file and line."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FewImages)
+        show = warnings.showwarning
+
+        def line(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, FewImages):
+                typer.echo(f"warning: {message}", err=True)
+            else:
+                show(message, category, *where, **more)
+
+        warnings.showwarning = line
+        yield
 
 
 def _watched() -> bool:

@@ -31,7 +31,15 @@ from minigslora.metrics import with_h
 from minigslora.models.checkpoint import card_of, input_size, normalisation
 from minigslora.problems.classification import Classification
 from minigslora.sequence import forget_sequence, origin_of
-from minigslora.tasks import Plan, Setting, TaskReport, check_requests, plan_requests, without
+from minigslora.tasks import (
+    Plan,
+    Setting,
+    TaskReport,
+    check_requests,
+    plan_requests,
+    warn_of_single_images,
+    without,
+)
 from minigslora.text import some
 
 if TYPE_CHECKING:
@@ -233,6 +241,7 @@ def forget(
     way = create(method, recipe, setting.kind, **settings)
     start = max((int(e.request.removeprefix("task")) for e in run.ledger), default=0)
     plan = plan_requests(data, requests, setting, seed, old=old, start=start)
+    warn_of_single_images(data.train, old, setting)
     problem = Classification(model, data, mean, std, device, precision)
     if check and not run.left:  # what is resumed was checked, and its model has forgotten since
         require_same_order(problem, [c for request in requests for c in request], old)

@@ -27,6 +27,10 @@ class OutputError(MiniGSLoRAError):
     """Results cannot be written where they were asked for."""
 
 
+class FewImages(UserWarning):
+    """There are so few images at hand that what is kept may suffer."""
+
+
 class RunFailed(MiniGSLoRAError):
     """A notebook's run did not come to its end."""
 

@@ -8,6 +8,7 @@ images. Source: arXiv 2501.09705, section 5.1; the published class order is Pyth
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from minigslora.datasets.images import Split, Splits
-from minigslora.errors import ConfigError, DataError
+from minigslora.errors import ConfigError, DataError, FewImages
 from minigslora.files import read_json, write_json
 from minigslora.rng import Streams
+from minigslora.text import some
 
 PUBLISHED_ORDER = 1337
 
@@ -263,7 +265,7 @@ def draw(split: Split, classes: Sequence[int], setting: Setting, streams: Stream
     chosen: list[int] = []
     for c in classes:
         rows = split.of_classes([c]).tolist()
-        count = setting.shots or max(1, round(setting.ratio * len(rows)))
+        count = setting.shots or share(setting.ratio, len(rows))
         if len(rows) < count:
             raise DataError(
                 f"class {split.classes[c]!r} has {len(rows)} training images, but {count} are "
@@ -271,6 +273,37 @@ def draw(split: Split, classes: Sequence[int], setting: Setting, streams: Stream
             )
         chosen += sorted(streams.python(split.classes[c]).sample(rows, count))
     return tuple(dict.fromkeys(chosen))
+
+
+def share(ratio: float, images: int) -> int:
+    """Return how many of a class's images a ratio takes: one at least."""
+    return max(1, round(ratio * images))
+
+
+def warn_of_single_images(split: Split, old: Collection[int], setting: Setting) -> None:
+    """Warn (:class:`FewImages`) where the ratio takes one image of a class that has more.
+
+    One picture says little of what is to be kept of a class. Who asks for one shot knows.
+
+    Args:
+        split: the training images.
+        old: classes that earlier requests forgot.
+        setting: what is asked.
+    """
+    if setting.shots:
+        return
+    counts = {c: len(split.of_classes([c])) for c in range(len(split.classes)) if c not in old}
+    single = [split.classes[c] for c, n in counts.items() if n > 1 and share(setting.ratio, n) == 1]
+    if single:
+        few = min(4, min(counts.values()))
+        shots = f", or shots ({few} of each class)" if few > 1 else ""
+        warnings.warn(
+            f"ratio = {setting.ratio:g} takes a single training image of {len(single)} of {len(counts)} "
+            f"classes ({some(single)}), and the model may unlearn what is to be kept; give a larger ratio "
+            f"(1 takes all images){shots}",
+            FewImages,
+            stacklevel=3,
+        )
 
 
 def draw_foreign(data: Splits[Any], setting: Setting, streams: Streams) -> tuple[int, ...]:

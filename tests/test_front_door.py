@@ -128,6 +128,15 @@ def test_a_finished_forget_is_taken_up_not_run_again(erased, photos, weights, ca
     assert "gold" in capsys.readouterr().out
 
 
+def test_a_single_image_a_class_is_one_line_of_warning(photos, weights, tmp_path, capsys):
+    more = ["--classes", "red", "--ratio", "0.1"]
+    with pytest.raises(SystemExit):
+        main(forget_command(photos, weights, tmp_path / "run", *more))
+    said = capsys.readouterr().err
+    assert said.count("warning: ") == 1
+    assert "warning: ratio = 0.1 takes a single training image of 4 of 4 classes" in said
+
+
 def test_forget_takes_a_checkpoint_that_says_its_architecture(tmp_path, capsys, few_faces):
     out = tmp_path / "out"
     shipped = shipped_root() / "mini-faces.safetensors"

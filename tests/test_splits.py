@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from minigslora import methods, recipes
 from minigslora.datasets.images import ImageSet
-from minigslora.errors import ConfigError, DataError
+from minigslora.errors import ConfigError, DataError, FewImages
 from minigslora.methods.base import Training
-from minigslora.tasks import Plan, Setting, class_order, describe, plan, plan_requests
+from minigslora.tasks import Plan, Setting, class_order, describe, plan, plan_requests, warn_of_single_images
 
 
 @st.composite
@@ -257,3 +257,18 @@ def test_images_and_labels_must_match():
 
 def test_images_of_some_classes():
     assert tiny.toy_data((2, 3, 1)).train.of_classes([2, 0]).tolist() == [0, 1, 5]
+
+
+def test_a_ratio_that_takes_one_image_a_class_is_warned_of():
+    data, setting = tiny.toy_data((7, 7, 40, 1)), Setting(requests=(1,), ratio=0.1)
+    expected = r"ratio = 0.1 takes a single .* of 2 of 4 classes \(class-0, class-1\).*larger ratio"
+    with pytest.warns(FewImages, match=expected):
+        warn_of_single_images(data.train, [], setting)
+    with pytest.warns(FewImages, match=r"of 1 of 2 classes \(class-1\).*or shots \(4 of each class\)"):
+        warn_of_single_images(data.train, [0, 3], setting)
+
+
+@pytest.mark.parametrize("setting", [Setting(ratio=0.3), Setting(ratio=0.1, shots=1)])
+def test_enough_images_and_shots_asked_for_are_not_warned_of(setting, recwarn):
+    warn_of_single_images(tiny.toy_data((7, 7, 40, 1)).train, [], setting)
+    assert not recwarn.list
