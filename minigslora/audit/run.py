@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from torch import nn
 from tqdm import tqdm
 
 from minigslora import ledger, lora
+from minigslora.audit import objects
 from minigslora.audit.relearning import STARTS, Training
 from minigslora.audit.report import Line, Report, measured
 from minigslora.audit.subject import Beside, Case, Found, Subject
 from minigslora.audit.table import AUDITS, Audit
 from minigslora.datasets import folders
+from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet, Images
 from minigslora.datasets.rendered import mini_faces
 from minigslora.erasure import as_requests, data_for, ledger_rows
@@ -32,18 +34,21 @@ from minigslora.files import data_root, read_json, sha256, write_json
 from minigslora.fingerprint import fingerprint_of, weights_hash
 from minigslora.models import checkpoint
 from minigslora.models.checkpoint import normalisation
-from minigslora.models.head_slicing import classifier
 from minigslora.problems.classification import Classification
 from minigslora.prototypes import NEVER
 from minigslora.text import some
 
 Model = nn.Module | str | Path
+Data = DataSet | DetectionData
 Figures = dict[str, Found]
+
+ONE_LABEL = "it asks for one label an image, and a detector's images hold several objects"
+"""Why an audit is not defined for a detector."""
 
 
 def audit(
     model: Model,
-    data: DataSet | str | Path,
+    data: Data | str | Path,
     classes: Sequence[str | int] | None = None,
     *,
     original: Model | None = None,
@@ -60,7 +65,8 @@ def audit(
 
     Args:
         model: a finalised file, or a live model with its adapters; it is not changed.
-        data: a data set, its name, or a folder, as :func:`minigslora.forget` takes it.
+        data: a data set, its name, or a folder, as :func:`minigslora.forget` takes it; of a detector
+            detection data, whose annotated objects stand for images.
         classes: the forgotten classes, names or ids; those of the model's ledger where none are given.
         original: the model before it was edited. With it an audit can say whether it would have found out.
         oracles: models trained without the forgotten classes, by the original's recipe; two make a band,
@@ -76,15 +82,17 @@ def audit(
         watch: whether to show progress.
 
     Raises:
-        ConfigError: for an unknown audit, or images below 1.
+        ConfigError: for an unknown audit, one that is not defined for a detector, or images below 1.
         DataError: for classes that are not named, not in the data or without images, and data that are not
             the models'.
-        ModelError: for a file that is no classifier's, an original that does not know the classes, and a
-            reference model that does, knows hardly anything, or is given twice.
+        ModelError: for a file of neither a classifier nor a detector, an original that does not know the
+            classes, and a reference model that does, knows hardly anything, or is given twice.
     """
     chosen = _chosen(only, images)
     live = _loaded(model)
-    pictures = data_for(live, data, watch)
+    if objects.is_detector(live):
+        _require_for_detectors(only)
+    pictures = _data(live, data, watch)
     gone = _gone(live, pictures, classes)
     unknown = _strangers(strangers, pictures, watch)
     case = Case(pictures, gone, relearning or Training(), seed, images, unknown)
@@ -93,9 +101,9 @@ def audit(
     references = [_subject(f"oracle {i}", _loaded(o), case, device) for i, o in enumerate(oracles, 1)]
     _require_oracles(references, subject)
     controls = [head_only(before)] if before else []
-    slow = any(a.name == "relearning" for a in chosen)
+    skipped = _skipped(chosen, subject, before, references)
+    slow = any(a.name == "relearning" and a.name not in skipped for a in chosen)
     remember = [Kept(s) for s in (*controls, *references)] if slow else []
-    skipped = _skipped(chosen, case, before, references)
     models = [subject, *([before] if before else []), *controls, *references]
     found: dict[str, Figures] = {}
     for it in tqdm(models, desc="audits", disable=None if watch else True):
@@ -103,7 +111,7 @@ def audit(
         found[it.name] = {a.name: _measured(a, it, beside) for a in chosen if a.name not in skipped}
     for kept in remember:
         kept.write()
-    return Report(_asked(case, model, original, len(references)), _lines(found), _curves(found), skipped)
+    return Report(_asked(subject, model, original, len(references)), _lines(found), _curves(found), skipped)
 
 
 # --- what is given ------------------------------------------------------------------------------------
@@ -119,15 +127,32 @@ def _chosen(only: Sequence[str], images: int) -> list[Audit]:
 
 def _loaded(model: Model) -> nn.Module:
     loaded = model if isinstance(model, nn.Module) else checkpoint.load(Path(model).expanduser())[0]
-    if not callable(getattr(loaded, "get_classifier", None)):
+    if not callable(getattr(loaded, "get_classifier", None)) and not objects.is_detector(loaded):
         raise ModelError(
-            f"{type(loaded).__name__} is no classifier with timm's interface; the audits {', '.join(AUDITS)} "
-            "are defined for classification, and none of them for a detector yet"
+            f"{type(loaded).__name__} is no classifier with timm's interface, and no Deformable DETR of "
+            "transformers; the audits are defined for these"
         )
     return loaded
 
 
-def _gone(model: nn.Module, data: DataSet, classes: Sequence[str | int] | None) -> tuple[int, ...]:
+def _require_for_detectors(only: Sequence[str]) -> None:
+    if other := [name for name in only if "detection" not in AUDITS[name].kinds]:
+        able = " and ".join(a.name for a in AUDITS.values() if "detection" in a.kinds)
+        raise ConfigError(f"the audit {other[0]!r} is not defined for a detector: {ONE_LABEL}; {able} are")
+
+
+def _data(model: nn.Module, data: Data | str | Path, watch: bool) -> Data:
+    if objects.is_detector(model):
+        return objects.scenes_for(model, data, watch)
+    if isinstance(data, DetectionData):
+        raise DataError(
+            f"{data.name} holds images with boxed objects, but {type(model).__name__} is no detector; give "
+            "images with one label each"
+        )
+    return data_for(model, data, watch)
+
+
+def _gone(model: nn.Module, data: Data, classes: Sequence[str | int] | None) -> tuple[int, ...]:
     known = ledger_rows(ledger.of(model), data)
     if classes is None and not known:
         raise DataError(
@@ -146,8 +171,10 @@ def _gone(model: nn.Module, data: DataSet, classes: Sequence[str | int] | None) 
     return gone
 
 
-def _strangers(given: str | Path | Images | None, data: DataSet, watch: bool) -> Images | None:
+def _strangers(given: str | Path | Images | None, data: Data, watch: bool) -> Images | None:
     """Return images of classes that no model saw; mini-faces has another population of them."""
+    if isinstance(data, DetectionData):
+        return None
     if isinstance(given, str | Path):
         return _own_strangers(Path(given).expanduser(), data, watch)
     if given is None and data.name == "mini-faces" and data.image_size == mini_faces.SIZE:
@@ -168,6 +195,8 @@ def _own_strangers(root: Path, data: DataSet, watch: bool) -> Images:
 
 
 def _subject(name: str, model: nn.Module, case: Case, device: str) -> Subject:
+    if isinstance(case.data, DetectionData):
+        return objects.Objects(name, objects.detector(model, case.data, device), case)
     data_for(model, case.data, watch=False)  # refuses a model of other classes
     plain = lora.fold(model).float()
     problem = Classification(plain, case.data, *normalisation(model), device=device, precision="fp32")
@@ -214,21 +243,22 @@ def head_only(original: Subject) -> Subject:
     """Return the control that forgets nothing but its answer: the original, its forgotten rows erased."""
     problem = copy.copy(original.problem)
     problem.model = copy.deepcopy(original.model)
-    head: Any = classifier(problem.model)
+    head: Any = problem.head
     with torch.no_grad():
         head.weight[list(original.case.gone)] = 0.0
         if getattr(head, "bias", None) is not None:
             head.bias[list(original.case.gone)] = NEVER
-    return Subject("head-only", problem, original.case, twin=original)
+    return replace(original, name="head-only", problem=problem, curves={}, twin=original)
 
 
 def _skipped(
-    chosen: Sequence[Audit], case: Case, original: Subject | None, oracles: Sequence[Subject]
+    chosen: Sequence[Audit], subject: Subject, original: Subject | None, oracles: Sequence[Subject]
 ) -> dict[str, str]:
+    kind = subject.problem.kind
     there = {
         "original": original is not None,
         "oracles": bool(oracles),
-        "strangers": case.strangers is not None,
+        "strangers": subject.case.strangers is not None,
     }
     ways = {
         "original": "the original",
@@ -236,9 +266,9 @@ def _skipped(
         "strangers": "images of strangers (--strangers FOLDER)",
     }
     return {
-        a.name: f"it needs {' or '.join(ways[need] for need in a.needs)}"
+        a.name: f"it needs {' or '.join(ways[need] for need in a.needs)}" if kind in a.kinds else ONE_LABEL
         for a in chosen
-        if a.needs and not any(there[need] for need in a.needs)
+        if kind not in a.kinds or (a.needs and not any(there[need] for need in a.needs))
     }
 
 
@@ -277,7 +307,9 @@ def _curves(found: dict[str, Figures]) -> dict[str, dict[str, dict[str, list[flo
     }
 
 
-def _asked(case: Case, model: Model, original: Model | None, oracles: int) -> dict[str, Any]:
+def _asked(subject: Subject, model: Model, original: Model | None, oracles: int) -> dict[str, Any]:
+    case = subject.case
+
     def named(given: Model | None) -> str:
         return (
             "none" if given is None else "a live model" if isinstance(given, nn.Module) else Path(given).name
@@ -290,6 +322,7 @@ def _asked(case: Case, model: Model, original: Model | None, oracles: int) -> di
         "data": case.data.name,
         "forgotten": [case.data.classes[c] for c in case.gone],
         "images of a class that the attacker has": case.images,
+        **({"an image is": objects.UNIT} if subject.problem.kind == "detection" else {}),
         "seed": case.seed,
         "relearning": asdict(case.relearning),
     }

@@ -86,6 +86,7 @@ TABLE = (
         ),
         control="head-only",
         over="block",
+        kinds=("classification", "detection"),
     ),
     Audit(
         "prototype",
@@ -97,9 +98,12 @@ TABLE = (
         (
             *(f"Acc_f, {k}" for k in ("1 image", "2 images", "10 images")),
             *(f"Acc_r, {k}" for k in ("1 image", "2 images", "5 images", "10 images")),
+            "Acc_f, as in the file",
+            *(f"AP50_{k}, {when}" for k in "fr" for when in ("as in the file", "5 images")),
         ),
         control="head-only",
         over="images of a class",
+        kinds=("classification", "detection"),
     ),
     Audit(
         "relearning",
