@@ -34,7 +34,7 @@ def scenes():
 
 def subject(scenes, model=None, **changes):
     case = Case(scenes, ROWS, Training(), **{"images": 4, **changes})
-    return run._subject("model", model or tiny.detector(), case, "cpu")
+    return run.subject_of("model", model or tiny.detector(), case, "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_another_classifier_changes_the_average_precision_and_not_the_model(scen
     ]
     data = replace(scenes, test=replace(scenes.test, objects=tuple(truth)))
     gone = int(labels_of(data.test).mode().values)
-    it = run._subject("model", original, Case(data, (gone,), Training(), images=4), "cpu")
+    it = run.subject_of("model", original, Case(data, (gone,), Training(), images=4), "cpu")
     before, head = it.average_precisions(), copy.deepcopy(it.head)
     assert before["f"] == pytest.approx(float(it.problem.precisions("test")["ap50"][gone]))
     with torch.no_grad():

@@ -89,17 +89,17 @@ def audit(
             classes, and a reference model that does, knows hardly anything, or is given twice.
     """
     chosen = _chosen(only, images)
-    live = _loaded(model)
+    live = loaded(model)
     if objects.is_detector(live):
         _require_for_detectors(only)
     pictures = _data(live, data, watch)
-    gone = _gone(live, pictures, classes)
+    gone = forgotten(live, pictures, classes)
     unknown = _strangers(strangers, pictures, watch)
     case = Case(pictures, gone, relearning or Training(), seed, images, unknown)
-    subject = _subject("model", live, case, device)
-    before = None if original is None else _original(_subject("original", _loaded(original), case, device))
-    references = [_subject(f"oracle {i}", _loaded(o), case, device) for i, o in enumerate(oracles, 1)]
-    _require_oracles(references, subject)
+    subject = subject_of("model", live, case, device)
+    before = None if original is None else _original(subject_of("original", loaded(original), case, device))
+    references = [subject_of(f"oracle {i}", loaded(o), case, device) for i, o in enumerate(oracles, 1)]
+    require_oracles(references, subject)
     controls = [head_only(before)] if before else []
     skipped = _skipped(chosen, subject, before, references)
     slow = any(a.name == "relearning" and a.name not in skipped for a in chosen)
@@ -125,14 +125,15 @@ def _chosen(only: Sequence[str], images: int) -> list[Audit]:
     return [a for a in AUDITS.values() if not only or a.name in only]
 
 
-def _loaded(model: Model) -> nn.Module:
-    loaded = model if isinstance(model, nn.Module) else checkpoint.load(Path(model).expanduser())[0]
-    if not callable(getattr(loaded, "get_classifier", None)) and not objects.is_detector(loaded):
+def loaded(model: Model) -> nn.Module:
+    """Return a classifier or a detector, from its file where one is given."""
+    network = model if isinstance(model, nn.Module) else checkpoint.load(Path(model).expanduser())[0]
+    if not callable(getattr(network, "get_classifier", None)) and not objects.is_detector(network):
         raise ModelError(
-            f"{type(loaded).__name__} is no classifier with timm's interface, and no Deformable DETR of "
+            f"{type(network).__name__} is no classifier with timm's interface, and no Deformable DETR of "
             "transformers; the audits are defined for these"
         )
-    return loaded
+    return network
 
 
 def _require_for_detectors(only: Sequence[str]) -> None:
@@ -152,7 +153,8 @@ def _data(model: nn.Module, data: Data | str | Path, watch: bool) -> Data:
     return data_for(model, data, watch)
 
 
-def _gone(model: nn.Module, data: Data, classes: Sequence[str | int] | None) -> tuple[int, ...]:
+def forgotten(model: nn.Module, data: Data, classes: Sequence[str | int] | None) -> tuple[int, ...]:
+    """Return the classes given, or else those of the model's ledger, checked against the data."""
     known = ledger_rows(ledger.of(model), data)
     if classes is None and not known:
         raise DataError(
@@ -194,10 +196,11 @@ def _own_strangers(root: Path, data: DataSet, watch: bool) -> Images:
     return folders.image_set(files, tuple(files), data.image_size, "strangers", watch).images
 
 
-def _subject(name: str, model: nn.Module, case: Case, device: str) -> Subject:
+def subject_of(name: str, model: nn.Module, case: Case, device: str) -> Subject:
+    """Return a plain copy of a model as what is asked; a model of other classes is refused."""
     if isinstance(case.data, DetectionData):
         return objects.Objects(name, objects.detector(model, case.data, device), case)
-    data_for(model, case.data, watch=False)  # refuses a model of other classes
+    data_for(model, case.data, watch=False)  # refuses
     plain = lora.fold(model).float()
     problem = Classification(plain, case.data, *normalisation(model), device=device, precision="fp32")
     return Subject(name, problem, case)
@@ -215,17 +218,13 @@ def _original(subject: Subject) -> Subject:
     return subject
 
 
-def _require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
+def require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
     """Refuse a reference model that is none: it saw the classes, knows hardly anything, or is given twice."""
-    case, hashes = subject.case, dict[str, str]()
+    case = subject.case
     most = max(10.0, 200 / len(case.data.classes))
     enough = subject.accuracy(subject.model, case.kept) / 2 if oracles else 0.0
+    require_different(oracles)
     for oracle in oracles:
-        own = weights_hash(oracle.model)
-        if (other := hashes.setdefault(own, oracle.name)) != oracle.name:
-            raise ModelError(
-                f"{other} and {oracle.name} have the same weights; give each reference model once"
-            )
         if (knows := oracle.accuracy(oracle.model, case.gone)) > most:
             raise ModelError(
                 f"{oracle.name} names {knows:.1f} % of the forgotten classes' test images, so it was trained "
@@ -237,6 +236,14 @@ def _require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
                 "the model under audit does; an oracle is trained on all classes that stay, by the "
                 "original's recipe"
             )
+
+
+def require_different(subjects: Sequence[Subject]) -> None:
+    """Refuse a model that is given twice: copies have no spread."""
+    hashes: dict[str, str] = {}
+    for it in subjects:
+        if (other := hashes.setdefault(weights_hash(it.model), it.name)) != it.name:
+            raise ModelError(f"{other} and {it.name} have the same weights; give each model once")
 
 
 def head_only(original: Subject) -> Subject:
