@@ -44,7 +44,7 @@ def strangers(tmp_path_factory):
     folder, random = tmp_path_factory.mktemp("strangers"), np.random.default_rng(5)
     for shade, name in ((60, "slate"), (160, "ash")):
         (folder / name).mkdir()
-        for i in range(8):
+        for i in range(15):
             noisy = shade + random.normal(0, 25, (squares.SIZE, squares.SIZE, 3))
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i}.png")
     return folder
@@ -130,6 +130,24 @@ def test_the_audit_of_the_audits_finds_the_original_and_leaves_oracles_alone(rep
     assert checks.loc[("everyday", "Acc_f"), "original"] == "found"
     assert checks.loc[("everyday", "Acc_f"), "head-only"] == "not found"  # its answers are an oracle's
     assert checks.loc[("everyday", "Acc_f"), "oracles, held out"].endswith(" of 3")
+
+
+def test_classes_never_seen_are_asked_in_the_forgotten_ones_place(report):
+    checks = report.checks()
+    for audit in ("probe", "prototype", "enrolment"):
+        rows = checks.loc[audit]
+        assert (rows["never seen"] != "").all()
+        assert (rows["never seen"] == rows["never seen, original"]).all()  # the original is under audit
+    assert (checks.loc[["everyday", "template"], "never seen"] == "").all()
+
+
+def test_without_classes_of_strangers_the_report_says_why(root, original):
+    images = torch.zeros(30, 3, squares.SIZE, squares.SIZE, dtype=torch.uint8)
+    asked = {"only": ["prototype"], **ASKED}
+    for given, words in ((None, "no strangers"), (images, "do not say which class they show")):
+        found = minigslora.audit(original, root, GONE, strangers=given, **asked)
+        assert words in found.asked["classes never seen"]
+        assert (found.checks()["never seen"] == "").all()
 
 
 def test_head_only_shares_the_originals_features_and_never_names_the_forgotten(root, original):

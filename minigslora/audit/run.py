@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minigslora import ledger, lora
-from minigslora.audit import objects
+from minigslora.audit import objects, unseen
 from minigslora.audit.relearning import STARTS, Training
 from minigslora.audit.report import Line, Report, measured
 from minigslora.audit.subject import Beside, Case, Found, Subject
@@ -95,7 +95,7 @@ def audit(
     pictures = _data(live, data, watch)
     gone = forgotten(live, pictures, classes)
     unknown = _strangers(strangers, pictures, watch)
-    case = Case(pictures, gone, relearning or Training(), seed, images, unknown)
+    case = Case(pictures, gone, relearning or Training(), seed, images, *unknown)
     subject = subject_of("model", live, case, device)
     before = None if original is None else _original(subject_of("original", loaded(original), case, device))
     references = [subject_of(f"oracle {i}", loaded(o), case, device) for i, o in enumerate(oracles, 1)]
@@ -111,7 +111,10 @@ def audit(
         found[it.name] = {a.name: _measured(a, it, beside) for a in chosen if a.name not in skipped}
     for kept in remember:
         kept.write()
-    return Report(_asked(subject, model, original, len(references)), _lines(found), _curves(found), skipped)
+    never = [_never_seen(chosen, it, watch) for it in (subject, before)]
+    return Report(
+        _asked(subject, model, original, len(references)), _lines(found, never), _curves(found), skipped
+    )
 
 
 # --- what is given ------------------------------------------------------------------------------------
@@ -173,18 +176,22 @@ def forgotten(model: nn.Module, data: Data, classes: Sequence[str | int] | None)
     return gone
 
 
-def _strangers(given: str | Path | Images | None, data: Data, watch: bool) -> Images | None:
-    """Return images of classes that no model saw; mini-faces has another population of them."""
+Strangers = tuple[Images | None, Tensor | None]
+
+
+def _strangers(given: str | Path | Images | None, data: Data, watch: bool) -> Strangers:
+    """Return images of classes that no model saw, and who they are; mini-faces has another population."""
     if isinstance(data, DetectionData):
-        return None
+        return None, None
     if isinstance(given, str | Path):
         return _own_strangers(Path(given).expanduser(), data, watch)
     if given is None and data.name == "mini-faces" and data.image_size == mini_faces.SIZE:
-        return mini_faces.load("tuning", 20, {"train": 1, "val": 1, "test": 25}, watch).test.images
-    return given
+        found = mini_faces.load("tuning", 20, {"train": 1, "val": 1, "test": 25}, watch).test
+        return found.images, found.labels
+    return given, None
 
 
-def _own_strangers(root: Path, data: DataSet, watch: bool) -> Images:
+def _own_strangers(root: Path, data: DataSet, watch: bool) -> Strangers:
     files = folders.class_files(root) if root.is_dir() else {}
     if not any(files.values()):
         raise DataError(f"{root} has no class folder with images; expected strangers as CLASS/image.jpg")
@@ -193,7 +200,8 @@ def _own_strangers(root: Path, data: DataSet, watch: bool) -> Images:
             f"{root} shows {some(map(repr, sorted(known)))}, which {data.name} has, too; strangers are of "
             "classes that no model was trained on"
         )
-    return folders.image_set(files, tuple(files), data.image_size, "strangers", watch).images
+    found = folders.image_set(files, tuple(files), data.image_size, "strangers", watch)
+    return found.images, found.labels
 
 
 def subject_of(name: str, model: nn.Module, case: Case, device: str) -> Subject:
@@ -289,7 +297,18 @@ def _measured(audit: Audit, subject: Subject, beside: Beside) -> Found:
     return audit.measure(subject, beside)
 
 
-def _lines(found: dict[str, Figures]) -> tuple[Line, ...]:
+def _never_seen(chosen: Sequence[Audit], subject: Subject | None, watch: bool) -> Figures:
+    """Ask of classes that no model ever saw what can be asked of them; nothing where there are none."""
+    if subject is None or subject.problem.kind == "detection" or unseen.why_not(subject.case):
+        return {}
+    it = unseen.Unseen("never seen", subject.problem, subject.case, twin=subject)
+    asked = [a for a in chosen if a.unseen]
+    return {
+        a.name: a.measure(it, Beside()) for a in tqdm(asked, desc="never seen", disable=not watch or None)
+    }
+
+
+def _lines(found: dict[str, Figures], never: Sequence[Figures]) -> tuple[Line, ...]:
     """Return all figures in the order of the table, of every model."""
     lines, none = [], float("nan")
     for name, own in found["model"].items():
@@ -298,7 +317,8 @@ def _lines(found: dict[str, Figures]) -> tuple[Line, ...]:
             of = {who: audits[name].figures.get(figure, none) for who, audits in found.items()}
             oracles = measured([v for who, v in of.items() if who.startswith("oracle ")])
             before, control = of.get("original", none), of.get("head-only", none)
-            lines.append(Line(name, figure, of["model"], before, control, oracles))
+            ours, theirs = (n[name].figures.get(figure, none) if name in n else none for n in never)
+            lines.append(Line(name, figure, of["model"], before, control, oracles, (ours, theirs)))
     return tuple(lines)
 
 
@@ -330,6 +350,7 @@ def _asked(subject: Subject, model: Model, original: Model | None, oracles: int)
         "forgotten": [case.data.classes[c] for c in case.gone],
         "images of a class that the attacker has": case.images,
         **({"an image is": objects.UNIT} if subject.problem.kind == "detection" else {}),
+        "classes never seen": unseen.why_not(case) or unseen.ASKED,
         "seed": case.seed,
         "relearning": asdict(case.relearning),
     }

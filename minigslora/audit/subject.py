@@ -98,6 +98,7 @@ class Case:
         seed: of all draws.
         images: training images of each class that the attacker has; annotated objects for a detector.
         strangers: uint8 images (N, 3, H, W) of classes that no model saw, if there are any.
+        stranger_labels: which class each of them shows, (N,), where it is known.
     """
 
     data: DataSet | DetectionData
@@ -106,6 +107,7 @@ class Case:
     seed: int = 0
     images: int = 20
     strangers: Images | None = None
+    stranger_labels: Tensor | None = None
 
     @cached_property
     def kept(self) -> tuple[int, ...]:

@@ -41,6 +41,7 @@ class Audit:
         needs: what it cannot do without, any one of it.
         over: what its curves run over.
         kinds: the kinds of problem that it is defined for.
+        unseen: whether it can be asked of classes that no model saw, too (:mod:`minigslora.audit.unseen`).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Audit:
     needs: tuple[Need, ...] = ()
     over: str = ""
     kinds: tuple[str, ...] = ("classification",)
+    unseen: bool = False
 
 
 TABLE = (
@@ -87,6 +89,7 @@ TABLE = (
         control="head-only",
         over="block",
         kinds=("classification", "detection"),
+        unseen=True,
     ),
     Audit(
         "prototype",
@@ -104,6 +107,7 @@ TABLE = (
         control="head-only",
         over="images of a class",
         kinds=("classification", "detection"),
+        unseen=True,
     ),
     Audit(
         "relearning",
@@ -130,6 +134,7 @@ TABLE = (
             "rank-1, retained",
         ),
         control="head-only",
+        unseen=True,
     ),
     Audit(
         "template",
