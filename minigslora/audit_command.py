@@ -9,12 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from minigslora.audit import run
+from minigslora.audit import objects, run
 from minigslora.audit.report import Report
+from minigslora.datasets.detection import DetectionData
 from minigslora.erasure import Erasure
+from minigslora.errors import ConfigError
 from minigslora.files import alone_in, load_tensors, require_new, runs_root, sha256
 from minigslora.fingerprint import fingerprint_of, library_fingerprint
-from minigslora.forget_command import own_model, split_classes
+from minigslora.forget_command import brings_its_own, own_model, split_classes
 from minigslora.models import checkpoint
 from minigslora.sequence import RunFolder
 
@@ -35,6 +37,29 @@ def beside(path: Path, like: nn.Module, named: bool) -> nn.Module:
 
     tensors, notes = load_tensors(path)
     return checkpoint.with_weights(card, tensors, str(path), notes)
+
+
+def own_detector(
+    name: str | None,
+    weights: Path,
+    data_name: str,
+    arguments: dict[str, Any],
+    image_size: int | None,
+    mean: tuple[float, ...] | None,
+    std: tuple[float, ...] | None,
+    class_names: Path | None = None,
+    watch: bool = False,
+) -> tuple[nn.Module, DetectionData] | None:
+    """Return a detector and detection data, where the file is one; see ``forget_command.own_model``."""
+    if name is not None:
+        return None
+    model, _ = checkpoint.load(weights, "name it (--model NAME)")
+    if not objects.is_detector(model):
+        return None
+    brings_its_own(weights, {"model-args": arguments, "image-size": image_size, "mean": mean, "std": std})
+    if class_names:
+        raise ConfigError(f"--class-names is for classifiers; {weights.name} is a detector")
+    return model, objects.scenes_for(model, data_name, watch)
 
 
 def audit_files(
@@ -59,7 +84,7 @@ def audit_files(
         The folder, and what to say on the terminal.
     """
     name, weights, given, *_, watch = own
-    model, data = own_model(*own)
+    model, data = own_model(*own) if (pair := own_detector(*own)) is None else pair
     files = {key: others[key] for key in ("original", "oracles")}
     hashes = {"model": sha256(weights), "original": files["original"] and sha256(files["original"])}
     hashes["oracles"] = [sha256(path) for path in files["oracles"]]

@@ -21,7 +21,7 @@ from minigslora import __version__, ledger, lora
 from minigslora.class_order import in_heads_order, require_same_order
 from minigslora.config import parse_value
 from minigslora.datasets import registry
-from minigslora.datasets.images import DataSet
+from minigslora.datasets.images import DataSet, Splits
 from minigslora.device import Precision
 from minigslora.errors import DataError, ModelError
 from minigslora.files import save_tensors
@@ -300,7 +300,7 @@ def _run(model: nn.Module, out: Path | None) -> Run:
     return Run(out, entries, origin)
 
 
-def ledger_rows(entries: Sequence[ledger.Entry], data: DataSet) -> list[int]:
+def ledger_rows(entries: Sequence[ledger.Entry], data: Splits[Any]) -> list[int]:
     """Return the classes that a model's ledger says it forgot, which the data must call the same."""
     named = [pair for entry in entries for pair in zip(entry.classes, entry.rows, strict=True)]
     for name, row in named:
@@ -314,7 +314,7 @@ def ledger_rows(entries: Sequence[ledger.Entry], data: DataSet) -> list[int]:
 
 
 def as_requests(
-    data: DataSet, classes: Sequence[str | int] | Sequence[Sequence[str | int]]
+    data: Splits[Any], classes: Sequence[str | int] | Sequence[Sequence[str | int]]
 ) -> list[list[int]]:
     """Return requests as lists of class ids, checked; arrays and tensors count as lists."""
     given = _plain(classes)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from minigslora.class_order import in_heads_order
 from minigslora.datasets import registry
-from minigslora.datasets.images import DataSet
+from minigslora.datasets.images import DataSet, Splits
 from minigslora.erasure import Erasure, forget
 from minigslora.errors import ConfigError
 from minigslora.files import (
@@ -43,7 +43,7 @@ def method_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def split_classes(data: DataSet, text: str) -> list[str]:
+def split_classes(data: Splits[Any], text: str) -> list[str]:
     """Return the classes of one request; a class whose name has a comma in it may stand alone.
 
     A number that is a class's name and another one's position is a :class:`DataError`.
@@ -52,6 +52,12 @@ def split_classes(data: DataSet, text: str) -> list[str]:
     for name in names:
         data.require_clear(name)
     return names
+
+
+def brings_its_own(weights: Path, options: Mapping[str, Any]) -> None:
+    """Refuse options of a model that is named, by what they are called, where a file says what it is."""
+    if given := [key for key, value in options.items() if value]:
+        raise ConfigError(f"--{given[0]} goes with --model NAME; {weights.name} brings its own")
 
 
 def own_model(
@@ -81,8 +87,7 @@ def own_model(
     order = read_lines(class_names) if class_names else None
     options = {"model-args": arguments, "image-size": image_size, "mean": mean, "std": std}
     if name is None:
-        if given := [key for key, value in options.items() if value]:
-            raise ConfigError(f"--{given[0]} goes with --model NAME; {weights.name} brings its own")
+        brings_its_own(weights, options)
         model, card = checkpoint.load(weights, "name it (--model NAME)")
         data = registry.load(data_name, checkpoint.input_size(model), watch)
         return model, in_heads_order(data, order, card.classes, weights.name)

@@ -19,6 +19,7 @@ from minigslora.audit import (
     similarity,
     strangers,
     template,
+    unseen,
 )
 from minigslora.audit.subject import Beside, Case, Subject, class_tokens, draws, mean
 from minigslora.audit.verdict import Band, false_alarms, judge, overall
@@ -428,6 +429,35 @@ def test_similarity_to_itself_is_one_in_every_block():
     found = similarity.measure(it, Beside((subject(face_model()),), it))
     assert found.curves["CKA to the original"] == pytest.approx([1.0] * 3)
     assert found.figures["margin off the oracles', nats"] == 0
+
+
+def test_strangers_take_the_forgotten_ones_numbers_with_rows_of_zeros():
+    labels = torch.arange(4).repeat_interleave(torch.tensor([12, 3, 11, 10]))  # the second has too few
+    it = subject(strangers=faces().train.images[: len(labels)], stranger_labels=labels)
+    assert unseen.why_not(it.case) == ""
+    never = unseen.Unseen("never seen", it.problem, it.case, twin=it)
+    for split, mine, rest in (("train", range(6), range(15, 20)), ("test", range(6, 12), range(20, 26))):
+        read, before = getattr(never, split), getattr(it, split)
+        stays = ~torch.isin(before.labels, torch.tensor(GONE))
+        count = int(stays.sum())
+        assert torch.equal(read.features[:count], before.features[stays])
+        assert torch.equal(read.features[count:], it.strangers.features[[*mine, *rest]])
+        assert read.labels[count:].tolist() == [GONE[0]] * len(mine) + [GONE[1]] * len(rest)
+        assert torch.equal(read.logits, never.head(read.features))
+    assert not never.head.weight[list(GONE)].any()
+    assert it.head.weight[list(GONE)].any()
+    assert never.test_gone.sum() == 12
+    for attack in (probe, prototype, enrolment):
+        assert attack.measure(never, Beside()).figures.keys() == attack.measure(it, Beside()).figures.keys()
+
+
+def test_why_no_stranger_takes_the_place_of_the_forgotten():
+    assert "no strangers" in unseen.why_not(case())
+    images = faces().train.images[:19]
+    assert "do not say which class" in unseen.why_not(case(strangers=images))
+    labels = (torch.arange(19) >= 10).long()
+    few = unseen.why_not(case(strangers=images, stranger_labels=labels))
+    assert few == "1 classes of strangers have 10 images or more, fewer than the 2 that are forgotten"
 
 
 def test_strangers_are_read_from_their_images():

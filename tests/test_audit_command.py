@@ -14,8 +14,10 @@ import torch
 from markupsafe import escape
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 import minigslora
+from minigslora import audit as audit_package
 from minigslora import lora
 from minigslora.audit import run
 from minigslora.audit.relearning import Training
@@ -42,7 +44,7 @@ def strangers(tmp_path_factory):
     folder, random = tmp_path_factory.mktemp("strangers"), np.random.default_rng(5)
     for shade, name in ((60, "slate"), (160, "ash")):
         (folder / name).mkdir()
-        for i in range(8):
+        for i in range(15):
             noisy = shade + random.normal(0, 25, (squares.SIZE, squares.SIZE, 3))
             Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / name / f"{i}.png")
     return folder
@@ -108,8 +110,8 @@ def test_every_figure_is_registered_and_every_judged_one_is_found(report):
 
 def test_no_measured_figure_is_left_out(root, original, oracles):
     asked = run.Case(minigslora.datasets.registry.load(root, 32), (1, 4), QUICK, images=4)
-    subject = run._subject("model", original, asked, "cpu")
-    beside = run.Beside((run._subject("oracle 1", oracles[0], asked, "cpu"),), subject)
+    subject = run.subject_of("model", original, asked, "cpu")
+    beside = run.Beside((run.subject_of("oracle 1", oracles[0], asked, "cpu"),), subject)
     for name, audit in AUDITS.items():
         if name != "strangers":
             assert set(audit.measure(subject, beside).figures) <= {*audit.judged, *audit.shown}
@@ -130,9 +132,27 @@ def test_the_audit_of_the_audits_finds_the_original_and_leaves_oracles_alone(rep
     assert checks.loc[("everyday", "Acc_f"), "oracles, held out"].endswith(" of 3")
 
 
+def test_classes_never_seen_are_asked_in_the_forgotten_ones_place(report):
+    checks = report.checks()
+    for audit in ("probe", "prototype", "enrolment"):
+        rows = checks.loc[audit]
+        assert (rows["never seen"] != "").all()
+        assert (rows["never seen"] == rows["never seen, original"]).all()  # the original is under audit
+    assert (checks.loc[["everyday", "template"], "never seen"] == "").all()
+
+
+def test_without_classes_of_strangers_the_report_says_why(root, original):
+    images = torch.zeros(30, 3, squares.SIZE, squares.SIZE, dtype=torch.uint8)
+    asked = {"only": ["prototype"], **ASKED}
+    for given, words in ((None, "no strangers"), (images, "do not say which class they show")):
+        found = minigslora.audit(original, root, GONE, strangers=given, **asked)
+        assert words in found.asked["classes never seen"]
+        assert (found.checks()["never seen"] == "").all()
+
+
 def test_head_only_shares_the_originals_features_and_never_names_the_forgotten(root, original):
     case = run.Case(minigslora.datasets.registry.load(root, 32), (1, 4), QUICK, images=4)
-    before = run._subject("original", original, case, "cpu")
+    before = run.subject_of("original", original, case, "cpu")
     control = run.head_only(before)
     assert control.test.features is before.test.features
     assert not torch.isin(control.test.logits.argmax(dim=1), torch.tensor([1, 4])).any()
@@ -211,6 +231,40 @@ def test_one_class_alone_can_be_audited(root, original, oracles):
     assert not any("nearest row" in line.figure or "among them" in line.figure for line in found.lines)
 
 
+# --- several edited models -----------------------------------------------------------------------------
+
+
+def test_klom_of_several_models_is_the_median_over_the_forgotten_classes_images(root, original, oracles):
+    models = [trained(root, seed=seed) for seed in (5, 6)]
+    images, labels = squares.inputs(root, NAMES, "test")
+    chosen = torch.isin(labels, torch.tensor([NAMES.index(name) for name in GONE]))
+
+    def margins_of(given):
+        with torch.no_grad():
+            logits = torch.stack([m(images[chosen]).double() for m in given])
+        true = torch.nn.functional.one_hot(labels[chosen], len(NAMES)).bool().expand_as(logits)
+        return logits[true].reshape(len(given), -1) - logits.masked_fill(true, -torch.inf).logsumexp(-1)
+
+    (m, v), (m_o, v_o) = ((x.mean(0), x.var(0)) for x in map(margins_of, (models, oracles)))
+    expected = 0.5 * ((v_o / v).log() + (v + (m - m_o) ** 2) / v_o - 1)
+    found = audit_package.klom_of(models, root, GONE, oracles, device="cpu", watch=False)
+    assert found == pytest.approx(float(expected.median()), rel=1e-3)
+    assert found > audit_package.klom_of(
+        [trained(root, GONE, seed) for seed in (7, 8)], root, GONE, oracles, device="cpu", watch=False
+    )
+
+
+def test_klom_of_too_few_models_or_of_copies_is_refused(root, original, oracles):
+    def klom_refused(error, words, models, oracles):
+        with pytest.raises(error, match=words):
+            audit_package.klom_of(models, root, GONE, oracles, device="cpu", watch=False)
+
+    klom_refused(ConfigError, "1 models; KLoM compares distributions", [original], oracles)
+    klom_refused(ConfigError, "1 oracles", [original] * 2, oracles[:1])
+    klom_refused(ModelError, "model 1 and model 2 have the same weights", [original] * 2, oracles)
+    klom_refused(ConfigError, "not defined for a detector", [tiny.detector()] * 2, oracles)
+
+
 # --- the page ----------------------------------------------------------------------------------------
 
 
@@ -265,7 +319,10 @@ def test_what_cannot_be_audited_is_refused(root, original, strangers, tmp_path):
     refused(
         DataError, "5 of 6 classes are forgotten; at least two must stay", original, root, list(NAMES[:5])
     )
-    refused(ModelError, "is no classifier.*probe.*none of them for a detector", tiny.detector(), root, GONE)
+    refused(DataError, "no detection data", tiny.detector(), root, GONE)
+    refused(
+        ModelError, "Linear is no classifier with timm's.*no Deformable DETR", nn.Linear(1, 1), root, GONE
+    )
     refused(DataError, "no class folder with images", original, root, GONE, strangers=tmp_path / "none")
     refused(
         DataError, "shows 'amber'.*no model was trained on", original, root, GONE, strangers=root / "test"

@@ -15,8 +15,9 @@ from typing import Any
 
 from minigslora.audit.report import Report
 from minigslora.audit.run import audit
+from minigslora.audit.several import klom_of
 
-__all__ = ["Report", "audit"]
+__all__ = ["Report", "audit", "klom_of"]
 
 
 class _Callable(ModuleType):

@@ -4,7 +4,8 @@ Threat: whoever has the file and k images of each forgotten class writes
 
     ŵ_c ← normalise(½ normalise(mean of e(x)) + ½ ŵ_c),    ŵ = w / ‖w‖       (12.2)
 
-at the row's own length. That it works does not prove memory where it works on oracles, too.
+at the row's own length. That it works does not prove memory where it works on oracles, too. Of a detector,
+annotated objects are the images (:mod:`minigslora.audit.objects`); its independent sigmoids have biases.
 
 Source: "Prototypical Relearning Attack" (ICML 2026).
 """
@@ -21,8 +22,8 @@ from torch import Tensor
 from minigslora.audit.subject import Beside, Found, Subject, draws, mean
 from minigslora.models.head_slicing import Head
 
-SHOTS = (1, 2, 5, 10)
-"""Images of each forgotten class that the attacker has."""
+SHOTS, JUDGED = (1, 2, 5, 10), 5
+"""Images of each forgotten class that the attacker has, and those that the verdict goes by."""
 
 
 def revived_rows(rows: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -60,16 +61,22 @@ def measure(subject: Subject, beside: Beside) -> Found:
     """Revive all forgotten classes at once, from each number of images, and measure all classes."""
     train, test, gone = subject.train, subject.test, subject.test_gone
     own = torch.isin(train.labels, torch.tensor(subject.case.gone)).nonzero().flatten()
-    forgotten, kept = [], []
+    forgotten, kept, attacked = list[float](), list[float](), dict[str, float]()
     for k in SHOTS:
         hits = []
         for rows in draws(train.labels[own], k, subject.streams.under("prototype", k)):
             few = own[rows]
             head = revived(subject.head, train.features[few], train.labels[few], subject.case.kept)
             hits.append(head(test.features).argmax(dim=1) == test.labels)
+            if k == JUDGED and len(hits) == 1:
+                attacked = subject.average_precisions(head)
         forgotten.append(mean(100 * float(hit[gone].double().mean()) for hit in hits))
         kept.append(mean(100 * float(hit[~gone].double().mean()) for hit in hits))
     names = [f"{k} image{'s' if k > 1 else ''}" for k in SHOTS]
     figures = {f"Acc_f, {name}": value for name, value in zip(names, forgotten, strict=True)}
     figures |= {f"Acc_r, {name}": value for name, value in zip(names, kept, strict=True)}
+    if attacked:  # a detector, whose everyday figures stand nowhere else
+        figures["Acc_f, as in the file"] = subject.accuracy(subject.model, subject.case.gone)
+        figures |= {f"AP50_{k}, as in the file": v for k, v in subject.average_precisions().items()}
+        figures |= {f"AP50_{k}, {JUDGED} images": v for k, v in attacked.items()}
     return Found(figures, {"Acc_f": forgotten})

@@ -46,6 +46,8 @@ class Line:
         original: the same of the original model; NaN without one.
         head_only: of the original with its forgotten rows erased; NaN without one.
         oracles: of each reference model.
+        unseen: what the model under audit and the original give of classes that no model ever saw, in the
+            place of the forgotten; NaN where that was not measured.
     """
 
     audit: str
@@ -54,6 +56,7 @@ class Line:
     original: float
     head_only: float
     oracles: tuple[float, ...]
+    unseen: tuple[float, float] = (math.nan, math.nan)
 
     @property
     def side(self) -> Side | None:
@@ -129,7 +132,8 @@ class Report:
 
         Whether the original and head-only are found to remember, and how many oracles are, each held out of
         the band once. An audit that finds neither of the first two tells nothing on these data; one that
-        finds many oracles cries wolf.
+        finds many oracles cries wolf. "never seen" is the figure of strangers' classes in the place of the
+        forgotten, on the model under audit and on the original: what is had without any memory.
         """
         import pandas as pd
 
@@ -138,14 +142,15 @@ class Report:
         for line in self.lines:
             if line.side is not None:
                 flagged, total = false_alarms(line.oracles, line.side)
+                row = {"audit": line.audit, "figure": line.figure}
                 found = {
                     "original": words[line.finds(line.original)],
                     "head-only": words[line.finds(line.head_only)],
                 }
+                ours, before = ("" if math.isnan(v) else f"{v:.1f}" for v in line.unseen)
+                never = {"never seen": ours, "never seen, original": before}
                 alarms = f"{flagged} of {total}" if total else ""
-                rows.append(
-                    {"audit": line.audit, "figure": line.figure, **found, "oracles, held out": alarms}
-                )
+                rows.append({**row, **found, "oracles, held out": alarms, **never})
         return pd.DataFrame(rows).set_index(["audit", "figure"])
 
     def summary(self) -> str:
@@ -178,6 +183,7 @@ class Report:
                 "original": _number(line.original),
                 "head-only": _number(line.head_only),
                 "oracles": [_number(v) for v in line.oracles],
+                "never seen": [_number(v) for v in line.unseen],
                 "band": [line.band.mean, line.band.reach] if line.band else None,
                 "verdict": line.verdict,
             }

@@ -10,20 +10,22 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from minigslora import ledger, lora
+from minigslora.audit import objects, unseen
 from minigslora.audit.relearning import STARTS, Training
 from minigslora.audit.report import Line, Report, measured
 from minigslora.audit.subject import Beside, Case, Found, Subject
 from minigslora.audit.table import AUDITS, Audit
 from minigslora.datasets import folders
+from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet, Images
 from minigslora.datasets.rendered import mini_faces
 from minigslora.erasure import as_requests, data_for, ledger_rows
@@ -32,18 +34,21 @@ from minigslora.files import data_root, read_json, sha256, write_json
 from minigslora.fingerprint import fingerprint_of, weights_hash
 from minigslora.models import checkpoint
 from minigslora.models.checkpoint import normalisation
-from minigslora.models.head_slicing import classifier
 from minigslora.problems.classification import Classification
 from minigslora.prototypes import NEVER
 from minigslora.text import some
 
 Model = nn.Module | str | Path
+Data = DataSet | DetectionData
 Figures = dict[str, Found]
+
+ONE_LABEL = "it asks for one label an image, and a detector's images hold several objects"
+"""Why an audit is not defined for a detector."""
 
 
 def audit(
     model: Model,
-    data: DataSet | str | Path,
+    data: Data | str | Path,
     classes: Sequence[str | int] | None = None,
     *,
     original: Model | None = None,
@@ -60,7 +65,8 @@ def audit(
 
     Args:
         model: a finalised file, or a live model with its adapters; it is not changed.
-        data: a data set, its name, or a folder, as :func:`minigslora.forget` takes it.
+        data: a data set, its name, or a folder, as :func:`minigslora.forget` takes it; of a detector
+            detection data, whose annotated objects stand for images.
         classes: the forgotten classes, names or ids; those of the model's ledger where none are given.
         original: the model before it was edited. With it an audit can say whether it would have found out.
         oracles: models trained without the forgotten classes, by the original's recipe; two make a band,
@@ -76,26 +82,28 @@ def audit(
         watch: whether to show progress.
 
     Raises:
-        ConfigError: for an unknown audit, or images below 1.
+        ConfigError: for an unknown audit, one that is not defined for a detector, or images below 1.
         DataError: for classes that are not named, not in the data or without images, and data that are not
             the models'.
-        ModelError: for a file that is no classifier's, an original that does not know the classes, and a
-            reference model that does, knows hardly anything, or is given twice.
+        ModelError: for a file of neither a classifier nor a detector, an original that does not know the
+            classes, and a reference model that does, knows hardly anything, or is given twice.
     """
     chosen = _chosen(only, images)
-    live = _loaded(model)
-    pictures = data_for(live, data, watch)
-    gone = _gone(live, pictures, classes)
+    live = loaded(model)
+    if objects.is_detector(live):
+        _require_for_detectors(only)
+    pictures = _data(live, data, watch)
+    gone = forgotten(live, pictures, classes)
     unknown = _strangers(strangers, pictures, watch)
-    case = Case(pictures, gone, relearning or Training(), seed, images, unknown)
-    subject = _subject("model", live, case, device)
-    before = None if original is None else _original(_subject("original", _loaded(original), case, device))
-    references = [_subject(f"oracle {i}", _loaded(o), case, device) for i, o in enumerate(oracles, 1)]
-    _require_oracles(references, subject)
+    case = Case(pictures, gone, relearning or Training(), seed, images, *unknown)
+    subject = subject_of("model", live, case, device)
+    before = None if original is None else _original(subject_of("original", loaded(original), case, device))
+    references = [subject_of(f"oracle {i}", loaded(o), case, device) for i, o in enumerate(oracles, 1)]
+    require_oracles(references, subject)
     controls = [head_only(before)] if before else []
-    slow = any(a.name == "relearning" for a in chosen)
+    skipped = _skipped(chosen, subject, before, references)
+    slow = any(a.name == "relearning" and a.name not in skipped for a in chosen)
     remember = [Kept(s) for s in (*controls, *references)] if slow else []
-    skipped = _skipped(chosen, case, before, references)
     models = [subject, *([before] if before else []), *controls, *references]
     found: dict[str, Figures] = {}
     for it in tqdm(models, desc="audits", disable=None if watch else True):
@@ -103,7 +111,10 @@ def audit(
         found[it.name] = {a.name: _measured(a, it, beside) for a in chosen if a.name not in skipped}
     for kept in remember:
         kept.write()
-    return Report(_asked(case, model, original, len(references)), _lines(found), _curves(found), skipped)
+    never = [_never_seen(chosen, it, watch) for it in (subject, before)]
+    return Report(
+        _asked(subject, model, original, len(references)), _lines(found, never), _curves(found), skipped
+    )
 
 
 # --- what is given ------------------------------------------------------------------------------------
@@ -117,17 +128,36 @@ def _chosen(only: Sequence[str], images: int) -> list[Audit]:
     return [a for a in AUDITS.values() if not only or a.name in only]
 
 
-def _loaded(model: Model) -> nn.Module:
-    loaded = model if isinstance(model, nn.Module) else checkpoint.load(Path(model).expanduser())[0]
-    if not callable(getattr(loaded, "get_classifier", None)):
+def loaded(model: Model) -> nn.Module:
+    """Return a classifier or a detector, from its file where one is given."""
+    network = model if isinstance(model, nn.Module) else checkpoint.load(Path(model).expanduser())[0]
+    if not callable(getattr(network, "get_classifier", None)) and not objects.is_detector(network):
         raise ModelError(
-            f"{type(loaded).__name__} is no classifier with timm's interface; the audits {', '.join(AUDITS)} "
-            "are defined for classification, and none of them for a detector yet"
+            f"{type(network).__name__} is no classifier with timm's interface, and no Deformable DETR of "
+            "transformers; the audits are defined for these"
         )
-    return loaded
+    return network
 
 
-def _gone(model: nn.Module, data: DataSet, classes: Sequence[str | int] | None) -> tuple[int, ...]:
+def _require_for_detectors(only: Sequence[str]) -> None:
+    if other := [name for name in only if "detection" not in AUDITS[name].kinds]:
+        able = " and ".join(a.name for a in AUDITS.values() if "detection" in a.kinds)
+        raise ConfigError(f"the audit {other[0]!r} is not defined for a detector: {ONE_LABEL}; {able} are")
+
+
+def _data(model: nn.Module, data: Data | str | Path, watch: bool) -> Data:
+    if objects.is_detector(model):
+        return objects.scenes_for(model, data, watch)
+    if isinstance(data, DetectionData):
+        raise DataError(
+            f"{data.name} holds images with boxed objects, but {type(model).__name__} is no detector; give "
+            "images with one label each"
+        )
+    return data_for(model, data, watch)
+
+
+def forgotten(model: nn.Module, data: Data, classes: Sequence[str | int] | None) -> tuple[int, ...]:
+    """Return the classes given, or else those of the model's ledger, checked against the data."""
     known = ledger_rows(ledger.of(model), data)
     if classes is None and not known:
         raise DataError(
@@ -146,16 +176,22 @@ def _gone(model: nn.Module, data: DataSet, classes: Sequence[str | int] | None) 
     return gone
 
 
-def _strangers(given: str | Path | Images | None, data: DataSet, watch: bool) -> Images | None:
-    """Return images of classes that no model saw; mini-faces has another population of them."""
+Strangers = tuple[Images | None, Tensor | None]
+
+
+def _strangers(given: str | Path | Images | None, data: Data, watch: bool) -> Strangers:
+    """Return images of classes that no model saw, and who they are; mini-faces has another population."""
+    if isinstance(data, DetectionData):
+        return None, None
     if isinstance(given, str | Path):
         return _own_strangers(Path(given).expanduser(), data, watch)
     if given is None and data.name == "mini-faces" and data.image_size == mini_faces.SIZE:
-        return mini_faces.load("tuning", 20, {"train": 1, "val": 1, "test": 25}, watch).test.images
-    return given
+        found = mini_faces.load("tuning", 20, {"train": 1, "val": 1, "test": 25}, watch).test
+        return found.images, found.labels
+    return given, None
 
 
-def _own_strangers(root: Path, data: DataSet, watch: bool) -> Images:
+def _own_strangers(root: Path, data: DataSet, watch: bool) -> Strangers:
     files = folders.class_files(root) if root.is_dir() else {}
     if not any(files.values()):
         raise DataError(f"{root} has no class folder with images; expected strangers as CLASS/image.jpg")
@@ -164,11 +200,15 @@ def _own_strangers(root: Path, data: DataSet, watch: bool) -> Images:
             f"{root} shows {some(map(repr, sorted(known)))}, which {data.name} has, too; strangers are of "
             "classes that no model was trained on"
         )
-    return folders.image_set(files, tuple(files), data.image_size, "strangers", watch).images
+    found = folders.image_set(files, tuple(files), data.image_size, "strangers", watch)
+    return found.images, found.labels
 
 
-def _subject(name: str, model: nn.Module, case: Case, device: str) -> Subject:
-    data_for(model, case.data, watch=False)  # refuses a model of other classes
+def subject_of(name: str, model: nn.Module, case: Case, device: str) -> Subject:
+    """Return a plain copy of a model as what is asked; a model of other classes is refused."""
+    if isinstance(case.data, DetectionData):
+        return objects.Objects(name, objects.detector(model, case.data, device), case)
+    data_for(model, case.data, watch=False)  # refuses
     plain = lora.fold(model).float()
     problem = Classification(plain, case.data, *normalisation(model), device=device, precision="fp32")
     return Subject(name, problem, case)
@@ -186,17 +226,13 @@ def _original(subject: Subject) -> Subject:
     return subject
 
 
-def _require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
+def require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
     """Refuse a reference model that is none: it saw the classes, knows hardly anything, or is given twice."""
-    case, hashes = subject.case, dict[str, str]()
+    case = subject.case
     most = max(10.0, 200 / len(case.data.classes))
     enough = subject.accuracy(subject.model, case.kept) / 2 if oracles else 0.0
+    require_different(oracles)
     for oracle in oracles:
-        own = weights_hash(oracle.model)
-        if (other := hashes.setdefault(own, oracle.name)) != oracle.name:
-            raise ModelError(
-                f"{other} and {oracle.name} have the same weights; give each reference model once"
-            )
         if (knows := oracle.accuracy(oracle.model, case.gone)) > most:
             raise ModelError(
                 f"{oracle.name} names {knows:.1f} % of the forgotten classes' test images, so it was trained "
@@ -210,25 +246,34 @@ def _require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
             )
 
 
+def require_different(subjects: Sequence[Subject]) -> None:
+    """Refuse a model that is given twice: copies have no spread."""
+    hashes: dict[str, str] = {}
+    for it in subjects:
+        if (other := hashes.setdefault(weights_hash(it.model), it.name)) != it.name:
+            raise ModelError(f"{other} and {it.name} have the same weights; give each model once")
+
+
 def head_only(original: Subject) -> Subject:
     """Return the control that forgets nothing but its answer: the original, its forgotten rows erased."""
     problem = copy.copy(original.problem)
     problem.model = copy.deepcopy(original.model)
-    head: Any = classifier(problem.model)
+    head: Any = problem.head
     with torch.no_grad():
         head.weight[list(original.case.gone)] = 0.0
         if getattr(head, "bias", None) is not None:
             head.bias[list(original.case.gone)] = NEVER
-    return Subject("head-only", problem, original.case, twin=original)
+    return replace(original, name="head-only", problem=problem, curves={}, twin=original)
 
 
 def _skipped(
-    chosen: Sequence[Audit], case: Case, original: Subject | None, oracles: Sequence[Subject]
+    chosen: Sequence[Audit], subject: Subject, original: Subject | None, oracles: Sequence[Subject]
 ) -> dict[str, str]:
+    kind = subject.problem.kind
     there = {
         "original": original is not None,
         "oracles": bool(oracles),
-        "strangers": case.strangers is not None,
+        "strangers": subject.case.strangers is not None,
     }
     ways = {
         "original": "the original",
@@ -236,9 +281,9 @@ def _skipped(
         "strangers": "images of strangers (--strangers FOLDER)",
     }
     return {
-        a.name: f"it needs {' or '.join(ways[need] for need in a.needs)}"
+        a.name: f"it needs {' or '.join(ways[need] for need in a.needs)}" if kind in a.kinds else ONE_LABEL
         for a in chosen
-        if a.needs and not any(there[need] for need in a.needs)
+        if kind not in a.kinds or (a.needs and not any(there[need] for need in a.needs))
     }
 
 
@@ -252,7 +297,18 @@ def _measured(audit: Audit, subject: Subject, beside: Beside) -> Found:
     return audit.measure(subject, beside)
 
 
-def _lines(found: dict[str, Figures]) -> tuple[Line, ...]:
+def _never_seen(chosen: Sequence[Audit], subject: Subject | None, watch: bool) -> Figures:
+    """Ask of classes that no model ever saw what can be asked of them; nothing where there are none."""
+    if subject is None or subject.problem.kind == "detection" or unseen.why_not(subject.case):
+        return {}
+    it = unseen.Unseen("never seen", subject.problem, subject.case, twin=subject)
+    asked = [a for a in chosen if a.unseen]
+    return {
+        a.name: a.measure(it, Beside()) for a in tqdm(asked, desc="never seen", disable=not watch or None)
+    }
+
+
+def _lines(found: dict[str, Figures], never: Sequence[Figures]) -> tuple[Line, ...]:
     """Return all figures in the order of the table, of every model."""
     lines, none = [], float("nan")
     for name, own in found["model"].items():
@@ -261,7 +317,8 @@ def _lines(found: dict[str, Figures]) -> tuple[Line, ...]:
             of = {who: audits[name].figures.get(figure, none) for who, audits in found.items()}
             oracles = measured([v for who, v in of.items() if who.startswith("oracle ")])
             before, control = of.get("original", none), of.get("head-only", none)
-            lines.append(Line(name, figure, of["model"], before, control, oracles))
+            ours, theirs = (n[name].figures.get(figure, none) if name in n else none for n in never)
+            lines.append(Line(name, figure, of["model"], before, control, oracles, (ours, theirs)))
     return tuple(lines)
 
 
@@ -277,7 +334,9 @@ def _curves(found: dict[str, Figures]) -> dict[str, dict[str, dict[str, list[flo
     }
 
 
-def _asked(case: Case, model: Model, original: Model | None, oracles: int) -> dict[str, Any]:
+def _asked(subject: Subject, model: Model, original: Model | None, oracles: int) -> dict[str, Any]:
+    case = subject.case
+
     def named(given: Model | None) -> str:
         return (
             "none" if given is None else "a live model" if isinstance(given, nn.Module) else Path(given).name
@@ -290,6 +349,8 @@ def _asked(case: Case, model: Model, original: Model | None, oracles: int) -> di
         "data": case.data.name,
         "forgotten": [case.data.classes[c] for c in case.gone],
         "images of a class that the attacker has": case.images,
+        **({"an image is": objects.UNIT} if subject.problem.kind == "detection" else {}),
+        "classes never seen": unseen.why_not(case) or unseen.ASKED,
         "seed": case.seed,
         "relearning": asdict(case.relearning),
     }

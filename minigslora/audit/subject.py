@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from minigslora.blocks import find_blocks
-from minigslora.datasets.images import DataSet, Images
+from minigslora.datasets.detection import DetectionData, DetectionSet
+from minigslora.datasets.images import DataSet, Images, ImageSet
 from minigslora.device import autocast
 from minigslora.fingerprint import fingerprint_of
 from minigslora.models.head_slicing import Head
@@ -49,9 +50,16 @@ def draws(labels: Tensor, count: int, streams: Streams, tries: int = 3) -> list[
     return found
 
 
+def labels_of(split: ImageSet | DetectionSet) -> Tensor:
+    """Return what is told apart: the class of each image, or of each object that is no crowd, (N,)."""
+    if isinstance(split, DetectionSet):
+        return torch.cat([o.labels[~o.crowd] for o in split.objects])
+    return split.labels.cpu()
+
+
 @dataclass(frozen=True)
 class Reading:
-    """What a model says of some images, on the CPU in float32.
+    """What a model says of some images, or of some objects in images, on the CPU in float32.
 
     Attributes:
         features: (N, D), what the classifier reads.
@@ -88,16 +96,18 @@ class Case:
         gone: the forgotten classes.
         relearning: how an attacker trains.
         seed: of all draws.
-        images: training images of each class that the attacker has.
+        images: training images of each class that the attacker has; annotated objects for a detector.
         strangers: uint8 images (N, 3, H, W) of classes that no model saw, if there are any.
+        stranger_labels: which class each of them shows, (N,), where it is known.
     """
 
-    data: DataSet
+    data: DataSet | DetectionData
     gone: tuple[int, ...]
     relearning: Training
     seed: int = 0
     images: int = 20
     strangers: Images | None = None
+    stranger_labels: Tensor | None = None
 
     @cached_property
     def kept(self) -> tuple[int, ...]:
@@ -112,8 +122,8 @@ class Case:
 
     @cached_property
     def at_hand(self) -> Tensor:
-        """The attacker's training images, by index."""
-        (rows,) = draws(self.data.train.labels.cpu(), self.images, Streams(self.seed, "audit", "at hand"), 1)
+        """The attacker's training images, or objects, by index."""
+        (rows,) = draws(labels_of(self.data.train), self.images, Streams(self.seed, "audit", "at hand"), 1)
         return rows
 
 
@@ -168,10 +178,7 @@ class Subject:
         """What the model says of the attacker's training images."""
         if self.twin:
             return self._from(self.twin.train)
-        split, rows = self.problem.data.train, self.case.at_hand
-        return self._read(
-            lambda part: split.images[rows[part].to(self.problem.device)], split.labels.cpu()[rows]
-        )
+        return self._of(self.problem.data.train, self.case.at_hand)
 
     @cached_property
     def test(self) -> Reading:
@@ -179,7 +186,7 @@ class Subject:
         if self.twin:
             return self._from(self.twin.test)
         split = self.problem.data.test
-        return self._read(lambda part: split.images[part.to(self.problem.device)], split.labels.cpu())
+        return self._of(split, torch.arange(len(labels_of(split))))
 
     @cached_property
     def strangers(self) -> Reading:
@@ -192,14 +199,14 @@ class Subject:
     @cached_property
     def test_gone(self) -> Tensor:
         """Which test images are of forgotten classes, bool (N,)."""
-        return torch.isin(self.problem.data.test.labels.cpu(), torch.tensor(self.case.gone))
+        return torch.isin(self.test.labels, torch.tensor(self.case.gone))
 
     def pool(self, classes: Sequence[int], count: int, streams: Streams) -> Tensor:
         """Return indices of at most ``count`` of the attacker's images of each class, in random order."""
         rows = self.case.at_hand
-        labels = self.problem.data.train.labels.cpu()[rows]
+        labels = labels_of(self.problem.data.train)[rows]
         own = rows[torch.isin(labels, torch.tensor(list(classes)))]
-        (chosen,) = draws(self.problem.data.train.labels.cpu()[own], count, streams.under("pool"), tries=1)
+        (chosen,) = draws(labels_of(self.problem.data.train)[own], count, streams.under("pool"), tries=1)
         mixed = torch.randperm(len(chosen), generator=streams("mixed", len(classes)))
         return own[chosen[mixed]]
 
@@ -219,6 +226,15 @@ class Subject:
         if start not in self.curves:
             self.curves[start] = relearnt(self, start)
         return self.curves[start]
+
+    def average_precisions(self, head: Head | None = None) -> dict[str, float]:
+        """Return a detector's AP50 by whose it is, see :mod:`minigslora.audit.objects`; of images none."""
+        return {}
+
+    def _of(self, split: Any, rows: Tensor) -> Reading:
+        """Read the images ``rows`` (n,) of a split."""
+        device = self.problem.device
+        return self._read(lambda part: split.images[rows[part].to(device)], labels_of(split)[rows])
 
     def _from(self, reading: Reading) -> Reading:
         return replace(reading, logits=self.head(reading.features))

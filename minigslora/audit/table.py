@@ -41,6 +41,7 @@ class Audit:
         needs: what it cannot do without, any one of it.
         over: what its curves run over.
         kinds: the kinds of problem that it is defined for.
+        unseen: whether it can be asked of classes that no model saw, too (:mod:`minigslora.audit.unseen`).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Audit:
     needs: tuple[Need, ...] = ()
     over: str = ""
     kinds: tuple[str, ...] = ("classification",)
+    unseen: bool = False
 
 
 TABLE = (
@@ -86,6 +88,8 @@ TABLE = (
         ),
         control="head-only",
         over="block",
+        kinds=("classification", "detection"),
+        unseen=True,
     ),
     Audit(
         "prototype",
@@ -97,9 +101,13 @@ TABLE = (
         (
             *(f"Acc_f, {k}" for k in ("1 image", "2 images", "10 images")),
             *(f"Acc_r, {k}" for k in ("1 image", "2 images", "5 images", "10 images")),
+            "Acc_f, as in the file",
+            *(f"AP50_{k}, {when}" for k in "fr" for when in ("as in the file", "5 images")),
         ),
         control="head-only",
         over="images of a class",
+        kinds=("classification", "detection"),
+        unseen=True,
     ),
     Audit(
         "relearning",
@@ -126,6 +134,7 @@ TABLE = (
             "rank-1, retained",
         ),
         control="head-only",
+        unseen=True,
     ),
     Audit(
         "template",
