@@ -2,11 +2,11 @@
 
 With embeddings e of an edited model, e₀ of the original one, and a direction ŵ_c for each class c,
 
-    1 − cos(e(x), e₀(x))                                                     (12.3)
-    1 − cos(e(x), t(x)),  t(x) = Σ_c softmax(z̃(x))_c ŵ_c                     (12.4)
-    ReLU(mean cos of pairs of one class − mean cos of pairs of two)          (12.5)
-    row = length · normalise(−m̂ + ½ r),  r a random unit vector              (12.6)
-    bias = min over x of (mean over others c of z_c(x) − row · e(x))         (12.7)
+    1 − cos(e(x), e₀(x))                                                     (12.4)
+    1 − cos(e(x), t(x)),  t(x) = Σ_c softmax(z̃(x))_c ŵ_c                     (12.5)
+    ReLU(mean cos of pairs of one class − mean cos of pairs of two)          (12.6)
+    row = length · normalise(−m̂ + ½ r),  r a random unit vector              (12.7)
+    bias = min over x of (mean over others c of z_c(x) − row · e(x))         (12.8)
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from torch import Tensor
 
 
 def away(now: Tensor, then: Tensor) -> Tensor:
-    """Return 1 − cos(e(x), e₀(x)) of each row, (B,), of embeddings (B, D)   (12.3)."""
+    """Return 1 − cos(e(x), e₀(x)) of each row, (B,), of embeddings (B, D)   (12.4)."""
     return 1 - F.cosine_similarity(now, then, dim=1)
 
 
 def mixtures(said: Tensor, towards: Tensor) -> Tensor:
-    """Return t(x) = Σ_c softmax(z̃(x))_c ŵ_c, (B, D); (12.4) is the distance 1 − cos(e(x), t(x)).
+    """Return t(x) = Σ_c softmax(z̃(x))_c ŵ_c, (B, D); (12.5) is the distance 1 − cos(e(x), t(x)).
 
     Args:
         said: z̃, (B, C), logits over their temperature, the columns left out at −∞ or far down.
@@ -32,7 +32,7 @@ def mixtures(said: Tensor, towards: Tensor) -> Tensor:
 
 
 def cohesion(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Return ReLU(mean cos of pairs of one class − mean cos of pairs of two)   (12.5).
+    """Return ReLU(mean cos of pairs of one class − mean cos of pairs of two)   (12.6).
 
     Zero where there is no pair of either kind.
     """
@@ -44,7 +44,7 @@ def cohesion(embeddings: Tensor, labels: Tensor) -> Tensor:
 
 
 def nobodys_rows(common: Tensor, length: Tensor, count: int, stream: torch.Generator) -> Tensor:
-    """Return normalise(−m̂ + ½ r) · length with r random unit vectors, (count, D)   (12.6).
+    """Return normalise(−m̂ + ½ r) · length with r random unit vectors, (count, D)   (12.7).
 
     They point away from m, which the kept classes share, and tell nothing of what they stand in for.
     """
@@ -53,7 +53,7 @@ def nobodys_rows(common: Tensor, length: Tensor, count: int, stream: torch.Gener
 
 
 def out_of_reach(kept: Tensor, new: Tensor) -> Tensor:
-    """Return b_c = min over x of (mean over kept c' of z_c'(x) − w_c · e(x)), (n,)   (12.7).
+    """Return b_c = min over x of (mean over kept c' of z_c'(x) − w_c · e(x)), (n,)   (12.8).
 
     With it no image at hand has a higher logit for a new row than for the kept classes on average.
 

@@ -46,7 +46,7 @@ def cosines(a, b):
 
 
 def sums(u, labels):
-    """Return (12.5), pair by pair."""
+    """Return (12.6), pair by pair."""
     pairs = [(i, j) for i in range(len(u)) for j in range(len(u)) if i != j]
     same = [unit(u[i]) @ unit(u[j]) for i, j in pairs if labels[i] == labels[j]]
     other = [unit(u[i]) @ unit(u[j]) for i, j in pairs if labels[i] != labels[j]]

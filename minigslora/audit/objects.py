@@ -3,7 +3,7 @@
 The model's own matcher, which knows class and box, pairs each object with one query. What the classifier
 reads there is the object's features, and the accuracy of some classes is
 
-    the share of their objects whose matched query's highest logit is their own class's,     (12.8)
+    the share of their objects whose matched query's highest logit is their own class's,     (12.3)
 
 which is neither AP nor what a user sees: boxes play no part, nor do queries that are matched to nothing. A
 classifier that was attacked is asked about the pairs that were found before. AP50 is given beside it.
@@ -85,7 +85,7 @@ class Objects(Subject):
     problem: Detection  # type: ignore[assignment]  # what asks for images is overridden
 
     def accuracy(self, model: nn.Module, classes: Sequence[int]) -> float:
-        """Return the share of the test images' objects of some classes that are named (12.8), in percent."""
+        """Return the share of the test images' objects of some classes that are named (12.3), in percent."""
         chosen = torch.isin(self.test.labels, torch.tensor(list(classes)))
         named = self.test.logits.argmax(dim=1) == self.test.labels
         return 100 * float(named[chosen].double().mean())

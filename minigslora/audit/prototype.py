@@ -2,7 +2,7 @@
 
 Threat: whoever has the file and k images of each forgotten class writes
 
-    ŵ_c ← normalise(½ normalise(mean of e(x)) + ½ ŵ_c),    ŵ = w / ‖w‖       (12.2)
+    ŵ_c ← normalise(½ normalise(mean of e(x)) + ½ ŵ_c),    ŵ = w / ‖w‖       (12.1)
 
 at the row's own length. That it works does not prove memory where it works on oracles, too. Of a detector,
 annotated objects are the images (:mod:`minigslora.audit.objects`); its independent sigmoids have biases.
@@ -27,7 +27,7 @@ SHOTS, JUDGED = (1, 2, 5, 10), 5
 
 
 def revived_rows(rows: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    """Return a classifier's rows (C, D), those of the classes in ``labels`` replaced by (12.2).
+    """Return a classifier's rows (C, D), those of the classes in ``labels`` replaced by (12.1).
 
     A row of zeros, which has no direction, takes the mean length of the others.
 
@@ -47,7 +47,7 @@ def revived_rows(rows: Tensor, features: Tensor, labels: Tensor) -> Tensor:
 
 @torch.no_grad()
 def revived(head: Head, features: Tensor, labels: Tensor, kept: Sequence[int]) -> Head:
-    """Return a copy of a classifier with (12.2) applied; a revived class's bias is the kept ones' mean."""
+    """Return a copy of a classifier with (12.1) applied; a revived class's bias is the kept ones' mean."""
     attacked = copy.deepcopy(head)
     attacked.weight.copy_(revived_rows(head.weight, features, labels))
     bias = getattr(attacked, "bias", None)

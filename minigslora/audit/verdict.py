@@ -4,7 +4,7 @@ An *oracle* is a model of the same architecture, trained from scratch by the sam
 the classes that stay. Oracles differ among themselves, so one more of them is expected in a band around
 their mean,
 
-    mean ± t · s · √(1 + 1/n),                                               (12.1)
+    mean ± t · s · √(1 + 1/n),                                               (12.2)
 
 s the standard deviation of n oracles and t Student's quantile with n − 1 degrees of freedom: the t interval
 for one more observation. One oracle has no spread, and so makes no band; that of
@@ -35,7 +35,7 @@ UNMEASURED: tuple[Verdict, ...] = ("no band", "no oracle")
 
 @dataclass(frozen=True)
 class Band:
-    """Where one more oracle is expected (12.1).
+    """Where one more oracle is expected (12.2).
 
     Attributes:
         mean: of the oracles.

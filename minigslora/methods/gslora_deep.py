@@ -30,15 +30,15 @@ from minigslora.tasks import Task
 
 @dataclass(kw_only=True)
 class GSLoRADeep(GSLoRADistill):
-    """L = GS-LoRA-distill's + stay · (12.3) + move · (12.4) + blur · (12.5); then :func:`nobodys_rows`.
+    """L = GS-LoRA-distill's + stay · (12.4) + move · (12.5) + blur · (12.6); then :func:`nobodys_rows`.
 
     A cosine head reads the embedding's direction from the origin; for a linear one e below is the embedding
     less the mean of the original model's on the task's images, and w_c a row less the mean of all.
 
     Attributes:
-        stay: weight of (12.3), on retained images, and on foreign ones where the task has some.
-        move: weight of (12.4), on forgotten images.
-        blur: weight of (12.5), on forgotten images.
+        stay: weight of (12.4), on retained images, and on foreign ones where the task has some.
+        move: weight of (12.5), on forgotten images.
+        blur: weight of (12.6), on forgotten images.
         centre: the mean embedding, (D,); zero for a cosine head.
         towards: the direction w_c of each class, (C, D).
         common: the direction that the kept classes share, (D,).
