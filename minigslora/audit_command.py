@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from minigslora.audit import objects, run
+from minigslora.audit import detection, run
 from minigslora.audit.report import Report
 from minigslora.datasets.detection import DetectionData
 from minigslora.erasure import Erasure
@@ -39,27 +39,18 @@ def beside(path: Path, like: nn.Module, named: bool) -> nn.Module:
     return checkpoint.with_weights(card, tensors, str(path), notes)
 
 
-def own_detector(
-    name: str | None,
-    weights: Path,
-    data_name: str,
-    arguments: dict[str, Any],
-    image_size: int | None,
-    mean: tuple[float, ...] | None,
-    std: tuple[float, ...] | None,
-    class_names: Path | None = None,
-    watch: bool = False,
-) -> tuple[nn.Module, DetectionData] | None:
-    """Return a detector and detection data, where the file is one; see ``forget_command.own_model``."""
+def own_detector(own: tuple[Any, ...]) -> tuple[nn.Module, DetectionData] | None:
+    """Return a detector and detection data, where the file is one; ``own`` is as in :func:`audit_files`."""
+    name, weights, data_name, arguments, image_size, mean, std, class_names, watch = own
     if name is not None:
         return None
     model, _ = checkpoint.load(weights, "name it (--model NAME)")
-    if not objects.is_detector(model):
+    if not detection.is_detector(model):
         return None
     brings_its_own(weights, {"model-args": arguments, "image-size": image_size, "mean": mean, "std": std})
     if class_names:
         raise ConfigError(f"--class-names is for classifiers; {weights.name} is a detector")
-    return model, objects.scenes_for(model, data_name, watch)
+    return model, detection.scenes_for(model, data_name, watch)
 
 
 def audit_files(
@@ -84,7 +75,7 @@ def audit_files(
         The folder, and what to say on the terminal.
     """
     name, weights, given, *_, watch = own
-    model, data = own_model(*own) if (pair := own_detector(*own)) is None else pair
+    model, data = own_detector(own) or own_model(*own)
     files = {key: others[key] for key in ("original", "oracles")}
     hashes = {"model": sha256(weights), "original": files["original"] and sha256(files["original"])}
     hashes["oracles"] = [sha256(path) for path in files["oracles"]]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from minigslora.errors import ModelError
@@ -124,6 +125,16 @@ def outputs_of(model: nn.Module, modules: Iterable[str]) -> Iterator[dict[str, T
     finally:
         for handle in handles:
             handle.remove()
+
+
+def class_token(model: nn.Module, features: Tensor) -> Tensor:
+    """Return class tokens (B, D) of a block's output (B, N, D) or (B, H, W, D), in float32 at least.
+
+    A model without a class token has the mean of its tokens instead.
+    """
+    has_one = getattr(model, "cls_token", None) is not None
+    tokens = features[:, 0] if has_one else features.flatten(1, -2).mean(dim=1)
+    return tokens.to(torch.promote_types(tokens.dtype, torch.float32))
 
 
 def _types(part: str) -> tuple[type[nn.Module], ...]:

@@ -21,7 +21,7 @@ from minigslora.audit import (
     template,
     unseen,
 )
-from minigslora.audit.subject import Beside, Case, Subject, class_tokens, draws, mean
+from minigslora.audit.subject import Beside, Case, Subject, draws, mean
 from minigslora.audit.verdict import Band, false_alarms, judge, overall
 from minigslora.models.head_slicing import classifier
 from minigslora.models.heads import CosFace
@@ -324,7 +324,7 @@ def test_memorised_images_are_found_and_others_are_not():
 # --- what is read of a model -------------------------------------------------------------------------
 
 GONE = (1, 4)
-QUICK = relearning.Training(shots=2, steps=4, every=2, batch=4)
+QUICK = relearning.Attack(shots=2, steps=4, every=2, batch=4)
 
 
 def case(**changes):
@@ -370,10 +370,9 @@ def test_the_last_blocks_class_token_is_what_the_norm_reads(model):
 
 
 def test_hooks_leave_the_model():
-    model = face_model()
-    with class_tokens(model):
-        pass
-    assert not any(module._forward_hooks for module in model.modules())
+    it = subject(face_model())
+    assert it.test.tokens
+    assert not any(module._forward_hooks for module in it.model.modules())
 
 
 def test_the_attackers_pools_are_the_images_at_hand():

@@ -20,7 +20,7 @@ import minigslora
 from minigslora import audit as audit_package
 from minigslora import lora
 from minigslora.audit import run
-from minigslora.audit.relearning import Training
+from minigslora.audit.relearning import Attack
 from minigslora.audit.report import LIMITS, PLAIN, Line, Report
 from minigslora.audit.table import AUDITS
 from minigslora.cli import main
@@ -29,7 +29,7 @@ from minigslora.models.head_slicing import classifier
 
 NAMES = ("amber", "blue", "cyan", "dun", "ecru", "fawn")
 GONE = ["blue", "ecru"]
-QUICK = Training(shots=2, steps=4, every=2, batch=4)
+QUICK = Attack(shots=2, steps=4, every=2, batch=4)
 ASKED = {"images": 4, "relearning": QUICK, "device": "cpu", "watch": False}
 
 
@@ -200,7 +200,7 @@ def test_a_live_model_is_audited_with_its_adapters_by_its_ledger_and_left_alone(
     assert lora.adapter_names(erasure.model) == names
 
 
-def test_curves_of_references_are_kept_for_the_next_audit(root, original, oracles, monkeypatch):
+def test_what_is_found_of_references_is_kept_for_the_next_audit(root, original, oracles, monkeypatch):
     asked = {"original": original, "oracles": oracles, "only": ["relearning"], **ASKED, "seed": 7}
     first = minigslora.audit(original, root, GONE, **asked)
     trained = []
@@ -426,7 +426,7 @@ def test_forget_refuses_what_its_audit_cannot_use(files, root, tmp_path, capsys)
 
 
 def test_forget_audits_its_file_where_asked(files, root, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run, "Training", lambda: QUICK)
+    monkeypatch.setattr(run, "Attack", lambda: QUICK)
     quick = ["--set", "epochs=2", "--set", "rank=2", "--ratio", "0.5", "--device", "cpu"]
     given = ["forget", "--weights", files / "original.safetensors", *OWN, "--data", root, *quick]
     more = ["--classes", ",".join(GONE), "--out", tmp_path / "run", "--audit"]

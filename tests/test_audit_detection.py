@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 import minigslora
 from minigslora import lora
 from minigslora.audit import run
-from minigslora.audit.relearning import Training
+from minigslora.audit.relearning import Attack
 from minigslora.audit.subject import Case, labels_of
 from minigslora.audit.table import AUDITS
 from minigslora.cli import main
@@ -33,7 +33,7 @@ def scenes():
 
 
 def subject(scenes, model=None, **changes):
-    case = Case(scenes, ROWS, Training(), **{"images": 4, **changes})
+    case = Case(scenes, ROWS, Attack(), **{"images": 4, **changes})
     return run.subject_of("model", model or tiny.detector(), case, "cpu")
 
 
@@ -119,7 +119,7 @@ def test_another_classifier_changes_the_average_precision_and_not_the_model(scen
     ]
     data = replace(scenes, test=replace(scenes.test, objects=tuple(truth)))
     gone = int(labels_of(data.test).mode().values)
-    it = run.subject_of("model", original, Case(data, (gone,), Training(), images=4), "cpu")
+    it = run.subject_of("model", original, Case(data, (gone,), Attack(), images=4), "cpu")
     before, head = it.average_precisions(), copy.deepcopy(it.head)
     assert before["f"] == pytest.approx(float(it.problem.precisions("test")["ap50"][gone]))
     with torch.no_grad():

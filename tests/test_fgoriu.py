@@ -14,7 +14,7 @@ from torch import nn
 from minigslora import lora, methods
 from minigslora.blocks import outputs_of
 from minigslora.errors import ConfigError, DataError, ModelError
-from minigslora.methods.fg_oriu import class_tokens, original_tokens
+from minigslora.methods.fg_oriu import directions, original_tokens
 from minigslora.rng import Streams
 from minigslora.sequence import forget_sequence
 from minigslora.subspaces import basis_of, nuclear_norm, outside, polar
@@ -326,12 +326,12 @@ def test_a_model_without_a_class_token_has_the_mean_of_its_tokens():
     model = tiny.timm_vit(class_token=False, global_pool="avg")
     features = drawn(2, 9, 4, dtype=torch.float32)
     expected = nn.functional.normalize(features.mean(dim=1), dim=1)
-    torch.testing.assert_close(class_tokens(model, features), expected)
+    torch.testing.assert_close(directions(model, features), expected)
     grid = features.reshape(2, 3, 3, 4)
-    torch.testing.assert_close(class_tokens(model, grid), expected)
+    torch.testing.assert_close(directions(model, grid), expected)
     first = nn.functional.normalize(features[:, 0], dim=1)
-    torch.testing.assert_close(class_tokens(tiny.timm_vit(), features), first)
-    assert class_tokens(model, features.bfloat16()).dtype == torch.float32
+    torch.testing.assert_close(directions(tiny.timm_vit(), features), first)
+    assert directions(model, features.bfloat16()).dtype == torch.float32
 
 
 def test_outputs_are_collected_within_the_context_only_and_vectors_left_out():

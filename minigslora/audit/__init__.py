@@ -13,9 +13,9 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from minigslora.audit.klom import klom_of
 from minigslora.audit.report import Report
 from minigslora.audit.run import audit
-from minigslora.audit.several import klom_of
 
 __all__ = ["Report", "audit", "klom_of"]
 

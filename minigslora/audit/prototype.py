@@ -5,7 +5,7 @@ Threat: whoever has the file and k images of each forgotten class writes
     ŵ_c ← normalise(½ normalise(mean of e(x)) + ½ ŵ_c),    ŵ = w / ‖w‖       (12.1)
 
 at the row's own length. That it works does not prove memory where it works on oracles, too. Of a detector,
-annotated objects are the images (:mod:`minigslora.audit.objects`); its independent sigmoids have biases.
+annotated objects are the images (:mod:`minigslora.audit.detection`); its independent sigmoids have biases.
 
 Source: "Prototypical Relearning Attack" (ICML 2026).
 """

@@ -32,7 +32,7 @@ STARTS: tuple[Start, ...] = ("as in the file", "drawn anew")
 
 
 @dataclass(frozen=True)
-class Training:
+class Attack:
     """How the attacker trains.
 
     Attributes:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minigslora import ledger, lora
-from minigslora.audit import objects, unseen
-from minigslora.audit.relearning import STARTS, Training
+from minigslora.audit import detection, unseen
+from minigslora.audit.relearning import Attack
 from minigslora.audit.report import Line, Report, measured
 from minigslora.audit.subject import Beside, Case, Found, Subject
 from minigslora.audit.table import AUDITS, Audit
@@ -30,8 +30,8 @@ from minigslora.datasets.images import DataSet, Images
 from minigslora.datasets.rendered import mini_faces
 from minigslora.erasure import as_requests, data_for, ledger_rows
 from minigslora.errors import ConfigError, DataError, ModelError, OutputError
-from minigslora.files import data_root, read_json, sha256, write_json
-from minigslora.fingerprint import fingerprint_of, weights_hash
+from minigslora.files import data_root, read_json, write_json
+from minigslora.fingerprint import fingerprint_of, library_fingerprint
 from minigslora.models import checkpoint
 from minigslora.models.checkpoint import normalisation
 from minigslora.problems.classification import Classification
@@ -56,7 +56,7 @@ def audit(
     strangers: str | Path | Images | None = None,
     only: Sequence[str] = (),
     images: int = 20,
-    relearning: Training | None = None,
+    relearning: Attack | None = None,
     seed: int = 0,
     device: str = "auto",
     watch: bool = True,
@@ -90,27 +90,25 @@ def audit(
     """
     chosen = _chosen(only, images)
     live = loaded(model)
-    if objects.is_detector(live):
+    if detection.is_detector(live):
         _require_for_detectors(only)
     pictures = _data(live, data, watch)
     gone = forgotten(live, pictures, classes)
     unknown = _strangers(strangers, pictures, watch)
-    case = Case(pictures, gone, relearning or Training(), seed, images, *unknown)
+    case = Case(pictures, gone, relearning or Attack(), seed, images, *unknown)
     subject = subject_of("model", live, case, device)
     before = None if original is None else _original(subject_of("original", loaded(original), case, device))
     references = [subject_of(f"oracle {i}", loaded(o), case, device) for i, o in enumerate(oracles, 1)]
     require_oracles(references, subject)
     controls = [head_only(before)] if before else []
     skipped = _skipped(chosen, subject, before, references)
-    slow = any(a.name == "relearning" and a.name not in skipped for a in chosen)
-    remember = [Kept(s) for s in (*controls, *references)] if slow else []
-    models = [subject, *([before] if before else []), *controls, *references]
+    asked = [a for a in chosen if a.name not in skipped]
     found: dict[str, Figures] = {}
+    # The subject comes last: by then it is known of the others what takes long.
+    models = [*([before] if before else []), *controls, *references, subject]
     for it in tqdm(models, desc="audits", disable=None if watch else True):
         beside = Beside(tuple(o for o in references if o is not it), before)
-        found[it.name] = {a.name: _measured(a, it, beside) for a in chosen if a.name not in skipped}
-    for kept in remember:
-        kept.write()
+        found[it.name] = _measured(asked, it, beside) if it is subject else _kept(asked, it, beside)
     never = [_never_seen(chosen, it, watch) for it in (subject, before)]
     return Report(
         _asked(subject, model, original, len(references)), _lines(found, never), _curves(found), skipped
@@ -131,7 +129,7 @@ def _chosen(only: Sequence[str], images: int) -> list[Audit]:
 def loaded(model: Model) -> nn.Module:
     """Return a classifier or a detector, from its file where one is given."""
     network = model if isinstance(model, nn.Module) else checkpoint.load(Path(model).expanduser())[0]
-    if not callable(getattr(network, "get_classifier", None)) and not objects.is_detector(network):
+    if not callable(getattr(network, "get_classifier", None)) and not detection.is_detector(network):
         raise ModelError(
             f"{type(network).__name__} is no classifier with timm's interface, and no Deformable DETR of "
             "transformers; the audits are defined for these"
@@ -146,8 +144,8 @@ def _require_for_detectors(only: Sequence[str]) -> None:
 
 
 def _data(model: nn.Module, data: Data | str | Path, watch: bool) -> Data:
-    if objects.is_detector(model):
-        return objects.scenes_for(model, data, watch)
+    if detection.is_detector(model):
+        return detection.scenes_for(model, data, watch)
     if isinstance(data, DetectionData):
         raise DataError(
             f"{data.name} holds images with boxed objects, but {type(model).__name__} is no detector; give "
@@ -207,7 +205,7 @@ def _own_strangers(root: Path, data: DataSet, watch: bool) -> Strangers:
 def subject_of(name: str, model: nn.Module, case: Case, device: str) -> Subject:
     """Return a plain copy of a model as what is asked; a model of other classes is refused."""
     if isinstance(case.data, DetectionData):
-        return objects.Objects(name, objects.detector(model, case.data, device), case)
+        return detection.Objects(name, detection.detector(model, case.data, device), case)
     data_for(model, case.data, watch=False)  # refuses
     plain = lora.fold(model).float()
     problem = Classification(plain, case.data, *normalisation(model), device=device, precision="fp32")
@@ -250,7 +248,7 @@ def require_different(subjects: Sequence[Subject]) -> None:
     """Refuse a model that is given twice: copies have no spread."""
     hashes: dict[str, str] = {}
     for it in subjects:
-        if (other := hashes.setdefault(weights_hash(it.model), it.name)) != it.name:
+        if (other := hashes.setdefault(it.hash, it.name)) != it.name:
             raise ModelError(f"{other} and {it.name} have the same weights; give each model once")
 
 
@@ -290,11 +288,31 @@ def _skipped(
 # --- what is found ------------------------------------------------------------------------------------
 
 
-def _measured(audit: Audit, subject: Subject, beside: Beside) -> Found:
+def _measured(asked: Sequence[Audit], subject: Subject, beside: Beside) -> Figures:
     """Measure; an original with its rows is relearnt at once, which says nothing and takes long."""
-    if audit.name == "relearning" and subject.name == "original":
-        return Found({})
-    return audit.measure(subject, beside)
+    at_once = {"relearning"} if subject.name == "original" else set()
+    return {a.name: Found({}) if a.name in at_once else a.measure(subject, beside) for a in asked}
+
+
+def _kept(asked: Sequence[Audit], subject: Subject, beside: Beside) -> Figures:
+    """Measure a model that others are read beside, once: what is found is kept for the next file's audit.
+
+    It goes by the models, the question, the audits, the machine and the library. A folder that cannot be
+    written costs time only.
+    """
+    models = [subject, *beside.oracles, *([beside.original] if beside.original else [])]
+    place = [subject.name == "original", subject.problem.device.type, library_fingerprint()]
+    key = [subject.case.fingerprint, *(m.hash for m in models), *(a.name for a in asked), *map(str, place)]
+    path = data_root() / "audits" / f"{fingerprint_of(' '.join(key))}.json"
+    if path.is_file():
+        figures = {name: Found(**found) for name, found in read_json(path).items()}
+    else:
+        figures = _measured(asked, subject, beside)
+        with contextlib.suppress(OutputError):
+            write_json(path, {name: asdict(found) for name, found in figures.items()})
+    curves = figures["relearning"].curves if "relearning" in figures else {}
+    subject.curves.update({name.removeprefix("rows "): curve for name, curve in curves.items()})
+    return figures
 
 
 def _never_seen(chosen: Sequence[Audit], subject: Subject | None, watch: bool) -> Figures:
@@ -349,30 +367,8 @@ def _asked(subject: Subject, model: Model, original: Model | None, oracles: int)
         "data": case.data.name,
         "forgotten": [case.data.classes[c] for c in case.gone],
         "images of a class that the attacker has": case.images,
-        **({"an image is": objects.UNIT} if subject.problem.kind == "detection" else {}),
+        **({"an image is": detection.UNIT} if subject.problem.kind == "detection" else {}),
         "classes never seen": unseen.why_not(case) or unseen.ASKED,
         "seed": case.seed,
         "relearning": asdict(case.relearning),
     }
-
-
-class Kept:
-    """The relearning curves of a reference model, kept for the next audit: they take longest.
-
-    They go by the model, the data, the question and the code that makes them.
-    """
-
-    def __init__(self, subject: Subject) -> None:
-        code = [sha256(Path(__file__).with_name(name)) for name in ("relearning.py", "subject.py")]
-        place = subject.problem.device.type
-        key = [weights_hash(subject.model), subject.case.fingerprint, place, *code]
-        self.path = data_root() / "audits" / f"{fingerprint_of(' '.join(key))}.json"
-        self.subject = subject
-        if self.path.is_file():
-            subject.curves.update(read_json(self.path))
-
-    def write(self) -> None:
-        """Keep the curves where all are there; a folder that cannot be written costs time only."""
-        if set(STARTS) <= self.subject.curves.keys() and not self.path.is_file():
-            with contextlib.suppress(OutputError):
-                write_json(self.path, self.subject.curves)

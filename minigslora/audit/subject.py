@@ -7,10 +7,9 @@ same.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from minigslora.blocks import find_blocks
+from minigslora.blocks import class_token, find_blocks, outputs_of
 from minigslora.datasets.detection import DetectionData, DetectionSet
 from minigslora.datasets.images import DataSet, Images, ImageSet
 from minigslora.device import autocast
-from minigslora.fingerprint import fingerprint_of
+from minigslora.fingerprint import fingerprint_of, weights_hash
 from minigslora.models.head_slicing import Head
 from minigslora.problems.classification import Classification
 from minigslora.rng import Streams
 
 if TYPE_CHECKING:
-    from minigslora.audit.relearning import Start, Training
+    from minigslora.audit.relearning import Attack, Start
 
 
 def mean(values: Iterable[float]) -> float:
@@ -103,7 +102,7 @@ class Case:
 
     data: DataSet | DetectionData
     gone: tuple[int, ...]
-    relearning: Training
+    relearning: Attack
     seed: int = 0
     images: int = 20
     strangers: Images | None = None
@@ -118,6 +117,11 @@ class Case:
     def fingerprint(self) -> str:
         """What tells this question from any other: the images, the classes, the attacker, the seed."""
         asked = [sorted(self.gone), asdict(self.relearning), self.seed, self.images]
+        if self.strangers is not None:
+            labels = (
+                self.stranger_labels if self.stranger_labels is not None else torch.zeros(len(self.strangers))
+            )
+            asked.append(ImageSet(self.strangers, labels.cpu(), ()).fingerprint())
         return fingerprint_of(f"{self.data.fingerprint()} {asked}")
 
     @cached_property
@@ -162,6 +166,11 @@ class Subject:
     def model(self) -> nn.Module:
         """The plain model."""
         return self.problem.model
+
+    @cached_property
+    def hash(self) -> str:
+        """What tells the model from any other."""
+        return weights_hash(self.model)
 
     @property
     def streams(self) -> Streams:
@@ -228,7 +237,7 @@ class Subject:
         return self.curves[start]
 
     def average_precisions(self, head: Head | None = None) -> dict[str, float]:
-        """Return a detector's AP50 by whose it is, see :mod:`minigslora.audit.objects`; of images none."""
+        """Return a detector's AP50 by whose it is, see :mod:`minigslora.audit.detection`; of images none."""
         return {}
 
     def _of(self, split: Any, rows: Tensor) -> Reading:
@@ -241,34 +250,14 @@ class Subject:
 
     @torch.no_grad()
     def _read(self, images: Callable[[Tensor], Tensor], labels: Tensor) -> Reading:
-        features, logits = list[Tensor](), list[Tensor]()
-        with class_tokens(self.model.eval()) as tokens, autocast(self.problem.device, "fp32"):
+        model, device = self.model.eval(), self.problem.device
+        features, logits, tokens = list[Tensor](), list[Tensor](), dict[str, list[Tensor]]()
+        with outputs_of(model, dict.fromkeys(find_blocks(model).values())) as seen, autocast(device, "fp32"):
             for part in torch.arange(len(labels)).split(self.problem.eval_batch):
-                inputs = self.problem.normalise(images(part).to(self.problem.device))
-                outputs = self.problem.outputs(inputs, self.model)
+                outputs = self.problem.outputs(self.problem.normalise(images(part).to(device)), model)
                 features.append(outputs.embedding.cpu())
                 logits.append(outputs.logits.cpu())
-        blocks = {name: torch.cat(parts) for name, parts in tokens.items() if parts}
+                for block, output in seen.items():
+                    tokens.setdefault(block, []).append(class_token(model, output).cpu())
+        blocks = {name: torch.cat(parts) for name, parts in tokens.items()}
         return Reading(torch.cat(features), torch.cat(logits), labels, blocks)
-
-
-@contextlib.contextmanager
-def class_tokens(model: nn.Module) -> Iterator[dict[str, list[Tensor]]]:
-    """Collect each block's class token in every forward pass, (B, D), or the mean of its tokens."""
-    first = getattr(model, "cls_token", None) is not None
-    found: dict[str, list[Tensor]] = {name: [] for name in dict.fromkeys(find_blocks(model).values())}
-
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() > 2:  # (B, …, D)
-                token = output[:, 0] if first else output.flatten(1, -2).mean(dim=1)
-                found[name].append(token.float().cpu())
-
-        return hook
-
-    hooks = [model.get_submodule(name).register_forward_hook(keep(name)) for name in found]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minigslora import lora
-from minigslora.blocks import find_blocks, outputs_of
+from minigslora.blocks import class_token, find_blocks, outputs_of
 from minigslora.config import NonNegative, Share
 from minigslora.device import autocast
 from minigslora.errors import DataError, ModelError
@@ -63,7 +63,7 @@ class FGOrIU(Adapters):
             retain = step.cross_entropy("retain", self.margin).mean()
         with autocast(step.problem.device, "fp32"):
             for block, (gone, kept) in self.bases.items():
-                tokens = class_tokens(model, seen[block])
+                tokens = directions(model, seen[block])
                 leave.append(nuclear_norm(step.batch.part(tokens, "forget") @ gone))
                 stay.append(torch.linalg.vector_norm(outside(step.batch.part(tokens, "retain"), kept)))
         terms = {"leave": self.leave * torch.stack(leave).sum(), "stay": self.stay * torch.stack(stay).sum()}
@@ -109,7 +109,7 @@ def original_tokens(problem: Problem, task: Task) -> dict[str, tuple[Tensor, Ten
             with outputs_of(model, blocks) as seen:
                 problem.forward(batch)
             for block, features in seen.items():
-                found.setdefault(block, []).append(class_tokens(model, features))
+                found.setdefault(block, []).append(directions(model, features))
     if not found:
         raise ModelError(
             f"fg-oriu reads what Transformer blocks give, but this {type(model).__name__} has none that is "
@@ -119,11 +119,6 @@ def original_tokens(problem: Problem, task: Task) -> dict[str, tuple[Tensor, Ten
     return {block: ((rows := torch.cat(parts))[kept:], rows[:kept]) for block, parts in found.items()}
 
 
-def class_tokens(model: nn.Module, features: Tensor) -> Tensor:
-    """Return class tokens of norm 1, (B, D), from a block's output (B, N, D) or (B, H, W, D).
-
-    In float32 at least. A model without a class token has the mean of its tokens instead.
-    """
-    has_one = getattr(model, "cls_token", None) is not None
-    tokens = features[:, 0] if has_one else features.flatten(1, -2).mean(dim=1)
-    return F.normalize(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), dim=1)
+def directions(model: nn.Module, features: Tensor) -> Tensor:
+    """Return a block's class tokens (B, D) of norm 1."""
+    return F.normalize(class_token(model, features), dim=1)

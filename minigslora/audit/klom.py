@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minigslora.audit import objects
-from minigslora.audit.relearning import Training
+from minigslora.audit import detection
+from minigslora.audit.relearning import Attack
 from minigslora.audit.run import Model, forgotten, loaded, require_different, require_oracles, subject_of
 from minigslora.audit.similarity import klom, margins
 from minigslora.audit.subject import Case, Subject
@@ -46,10 +46,10 @@ def klom_of(
     for what, given in (("models", edited), ("oracles", references)):
         if len(given) < 2:
             raise ConfigError(f"{len(given)} {what}; KLoM compares distributions: give two or more of each")
-        if any(map(objects.is_detector, given)):
+        if any(map(detection.is_detector, given)):
             raise ConfigError("KLoM reads one label an image, and so is not defined for a detector")
     pictures = data_for(edited[0], data, watch)
-    case = Case(pictures, forgotten(edited[0], pictures, classes), Training())
+    case = Case(pictures, forgotten(edited[0], pictures, classes), Attack())
     ours = [subject_of(f"model {i}", m, case, device) for i, m in enumerate(edited, 1)]
     theirs = [subject_of(f"oracle {i}", m, case, device) for i, m in enumerate(references, 1)]
     require_different(ours)
