@@ -47,10 +47,17 @@ Seed = Annotated[int, Opt(help="Of the images used, initialisation and order.")]
 Device = Annotated[str, Opt(help="auto, cpu or cuda.")]
 Out = Annotated[Optional[Path], Opt(help="Folder for the results.")]
 Checkpoint = Annotated[Path, Opt(help="The checkpoint to write, FILE.safetensors.")]
+ClassNames = Annotated[
+    Optional[Path], Opt(help="A file of the classes' names in the order of the model's head, one a line.")
+]
+TimmName = Annotated[Optional[str], Opt(help="timm's name of the model; not needed where the file says it.")]
 ImageSize = Annotated[Optional[int], Opt(help="Input size in pixels, where not the model's own.")]
 Normalisation = Annotated[Optional[str], Opt(help="Normalisation, as .5,.5,.5; timm's by default.")]
 Profile = Annotated[Optional[str], Opt(help="smoke, cpu, gpu or paper.")]
 Pairs = Optional[list[str]]
+ModelArgs = Annotated[
+    Pairs, Opt(help="KEY=VALUE of timm's model, with --model: patch_size=8, depth=6, …; repeatable.")
+]
 Oracles = Annotated[
     Optional[list[Path]],
     Opt(
@@ -92,24 +99,18 @@ def forget(
     data: Annotated[str, Opt(help="A folder train/CLASS/*.jpg, test/CLASS/*.jpg, or a name.")],
     classes: Annotated[list[str], Opt(help="Classes to forget, a,b,c; given again: the next request.")],
     weights: Annotated[Path, Opt(help="The model's weights: safetensors, or a state dict.")],
-    model: Annotated[
-        Optional[str], Opt(help="timm's name of the model; not needed where the file says it.")
-    ] = None,
+    model: TimmName = None,
     method: Annotated[str, Opt(help="gslora++, gslora, …")] = "gslora++",
     recipe: Annotated[str, Opt(help="corrected or released.")] = "corrected",
     ratio: Annotated[float, Opt(help="Share of the training images used.")] = 0.1,
     shots: Annotated[int, Opt(help="Images of each class used instead, if not 0.")] = 0,
-    model_args: Annotated[
-        Pairs, Opt(help="KEY=VALUE of timm's model, with --model: patch_size=8, depth=6, …; repeatable.")
-    ] = None,
+    model_args: ModelArgs = None,
     image_size: ImageSize = None,
     mean: Normalisation = None,
     std: Normalisation = None,
     seed: Seed = 0,
     device: Device = "auto",
-    class_names: Annotated[
-        Optional[Path], Opt(help="A file of the classes' names in the order of the model's head, one a line.")
-    ] = None,
+    class_names: ClassNames = None,
     check: Annotated[
         bool, Opt(help="Whether to make sure first that the model knows the classes in this order.")
     ] = True,
@@ -194,7 +195,7 @@ def forget(
 @app.command()
 def audit(
     weights: Annotated[Path, typer.Argument(help="The erased model's file.")],
-    data: Annotated[str, Opt(help="A folder train/CLASS/*.jpg, test/CLASS/*.jpg, or a name.")],
+    data: Annotated[str, Opt(help="As in 'forget'; of a detector a folder as COCO's or Pascal VOC's.")],
     classes: Annotated[
         Optional[str], Opt(help="The forgotten classes, a,b,c; those of the file's ledger by default.")
     ] = None,
@@ -205,16 +206,12 @@ def audit(
     ] = None,
     only: Annotated[str, Opt(help="Audits to run, a,b,c; all by default.")] = "",
     images: Annotated[int, Opt(help="Training images of each class that the attacker has at most.")] = 20,
-    model: Annotated[
-        Optional[str], Opt(help="timm's name of the model; not needed where the file says it.")
-    ] = None,
-    model_args: Annotated[Pairs, Opt(help="KEY=VALUE of timm's model, with --model; repeatable.")] = None,
+    model: TimmName = None,
+    model_args: ModelArgs = None,
     image_size: ImageSize = None,
     mean: Normalisation = None,
     std: Normalisation = None,
-    class_names: Annotated[
-        Optional[Path], Opt(help="A file of the classes' names in the order of the model's head, one a line.")
-    ] = None,
+    class_names: ClassNames = None,
     seed: Seed = 0,
     device: Device = "auto",
     out: Out = None,
