@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 
 import typer
 
-from minigslora.errors import ConfigError, FewImages, MiniGSLoRAError
+from minigslora.errors import Advice, ConfigError, MiniGSLoRAError
 from minigslora.text import by_method, expand_home, parse_pairs, safe_streams, split_list, three_numbers
 
 if TYPE_CHECKING:
@@ -433,13 +433,13 @@ def _exit_if_without_effect(erasure: Erasure) -> None:
 
 @contextlib.contextmanager
 def _warnings_as_lines() -> Iterator[None]:
-    """Show warnings of few images as one line each, without Python's file and line."""
+    """Show this library's warnings as one line each, without Python's file and line."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always", FewImages)
+        warnings.simplefilter("always", Advice)
         show = warnings.showwarning
 
         def line(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, FewImages):
+            if issubclass(category, Advice):
                 typer.echo(f"warning: {message}", err=True)
             else:
                 show(message, category, *where, **more)

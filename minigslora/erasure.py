@@ -10,30 +10,34 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from minigslora import __version__, ledger, lora
-from minigslora.class_order import in_heads_order, require_same_order
+from minigslora.class_order import MOST, in_heads_order, require_same_order
 from minigslora.config import parse_value
 from minigslora.datasets import registry
-from minigslora.datasets.images import DataSet, Splits
+from minigslora.datasets.images import DataSet, ImageSet, Splits, augment, spread
 from minigslora.device import Precision
-from minigslora.errors import DataError, ModelError
+from minigslora.errors import DataError, ModelError, UnknownMoves
 from minigslora.files import save_tensors
 from minigslora.methods import create
 from minigslora.methods.base import Method
 from minigslora.metrics import with_h
 from minigslora.models.checkpoint import card_of, input_size, normalisation
 from minigslora.problems.classification import Classification
+from minigslora.rng import Streams
 from minigslora.sequence import forget_sequence, origin_of
 from minigslora.tasks import (
     Plan,
     Setting,
+    Task,
     TaskReport,
     check_requests,
     plan_requests,
@@ -47,6 +51,9 @@ if TYPE_CHECKING:
 
 _RUN = "_minigslora_run"
 """A model's attribute: the :class:`Run` that it was edited by last."""
+
+MOVED = 0.75
+"""Share of the images that a model names which it must still name once augmented."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +234,8 @@ def forget(
         out: folder for checkpoints and reports; a stopped run goes on from there.
         watch: whether to show progress.
         check: whether to make sure first that the model knows these classes in this order.
-        settings: further fields of the method's configuration or training, e.g. ``epochs=10``.
+        settings: further fields of the method's configuration or training, e.g. ``epochs=10``. Without
+            ``augment``, images are augmented where the recipe does so and :func:`knows_moved`.
 
     What cannot be done as asked is a :class:`~minigslora.errors.MiniGSLoRAError`.
     """
@@ -243,6 +251,8 @@ def forget(
     plan = plan_requests(data, requests, setting, seed, old=old, start=start)
     warn_of_single_images(data.train, old, setting)
     problem = Classification(model, data, mean, std, device, precision)
+    if way.training.augment and "augment" not in settings and not knows_moved(problem, plan.tasks[0], seed):
+        way = create(method, recipe, setting.kind, **{**settings, "augment": False})
     if check and not run.left:  # what is resumed was checked, and its model has forgotten since
         require_same_order(problem, [c for request in requests for c in request], old)
     entries = list(run.ledger)
@@ -258,6 +268,36 @@ def forget(
 
     reports = forget_sequence(problem, way, plan, seed, run.out, watch, on_task=enter, origin=run.origin)
     return Erasure(problem, way, plan, reports)
+
+
+def knows_moved(problem: Classification, task: Task, seed: int = 0) -> bool:
+    """Return whether the model names retained training images about as well once they are augmented.
+
+    A model that was trained without augmentation may not. Terms that hold its answers to true labels on
+    augmented images would then teach it something new, at the cost of what it knows of images as they are.
+
+    Warns:
+        UnknownMoves: where it does not.
+    """
+    data = problem.data.train
+    rows = spread(torch.tensor(task.retain_images, device=problem.device), MOST)
+    images, labels = data.images[rows], data.labels[rows]
+    moves = Streams(seed)("knows moved", device=problem.device)
+    moved = (augment(images, moves, problem.data.mirrored) * 255).round().to(torch.uint8)
+    still, turned = (
+        float((problem.logits_of(ImageSet(x, labels, data.classes)).argmax(dim=1) == labels).float().mean())
+        for x in (images, moved)
+    )
+    if turned >= MOVED * still:
+        return True
+    warnings.warn(
+        f"the model names {100 * still:.0f} % of its training images, but {100 * turned:.0f} % once they are "
+        "turned and shifted a little, as the recipe does: the images are taken as they are (augment=True "
+        "augments them all the same)",
+        UnknownMoves,
+        stacklevel=3,
+    )
+    return False
 
 
 def data_for(model: nn.Module, data: DataSet | str | Path, watch: bool) -> DataSet:

@@ -27,8 +27,16 @@ class OutputError(MiniGSLoRAError):
     """Results cannot be written where they were asked for."""
 
 
-class FewImages(UserWarning):
+class Advice(UserWarning):
+    """What is asked can be done, but there is something to know about it."""
+
+
+class FewImages(Advice):
     """There are so few images at hand that what is kept may suffer."""
+
+
+class UnknownMoves(Advice):
+    """The model does not know its own images once they are augmented, so that they are not."""
 
 
 class RunFailed(MiniGSLoRAError):

@@ -1,5 +1,6 @@
 """The front door: forgetting on anyone's own model and data."""
 
+import contextlib
 import copy
 import shutil
 from dataclasses import asdict
@@ -9,19 +10,23 @@ import pytest
 import timm
 import tiny
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
+from torch import nn
 
 import minigslora
 from minigslora import lora
-from minigslora.erasure import Erasure, as_requests, forget
-from minigslora.errors import ConfigError, DataError, MiniGSLoRAError, ModelError
+from minigslora.datasets.images import DataSet, ImageSet
+from minigslora.erasure import Erasure, as_requests, forget, knows_moved
+from minigslora.errors import ConfigError, DataError, MiniGSLoRAError, ModelError, UnknownMoves
 from minigslora.methods.gslora import GSLoRA
 from minigslora.models import checkpoint
 from minigslora.models.checkpoint import input_size, normalisation
+from minigslora.problems.classification import Classification
 from minigslora.reproduction import report
 from minigslora.reproduction.report import forgotten
-from minigslora.tasks import TaskReport
+from minigslora.tasks import Setting, TaskReport, plan_requests
 
 QUICK = {**tiny.QUICK, "watch": False, "check": False, "device": "cpu", "precision": "fp32", "ratio": 0.5}
 TIMM = {"img_size": 32, "depth": 2, "embed_dim": 32, "num_heads": 2}
@@ -333,3 +338,53 @@ def test_what_a_model_expects_of_its_input():
     assert normalisation(vit) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     swin = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, depths=(1,), num_heads=(2,))
     assert input_size(swin) == 224
+
+
+class Templates(nn.Module):
+    """A classifier whose rows are its classes' pictures."""
+
+    def __init__(self, data):
+        super().__init__()
+        pictures = data.train.images[data.train.labels.argsort()[::4]].flatten(1) / 255 - 0.5
+        self.head = nn.Linear(pictures.shape[1], len(pictures), bias=False)
+        self.head.weight.data = F.normalize(pictures, dim=1)
+
+    def forward_features(self, x):
+        return x.flatten(1) - 0.5
+
+    def forward_head(self, x, pre_logits=False):
+        return x
+
+    def get_classifier(self):
+        return self.head
+
+
+def portraits(smooth: bool) -> DataSet:
+    """Return three classes of one picture each, four times: smooth ones look alike once shifted."""
+    rng = torch.Generator().manual_seed(0)
+    pictures = torch.rand(3, 3, *((1, 1) if smooth else (16, 16)), generator=rng).expand(3, 3, 16, 16)
+    labels = torch.arange(3).repeat_interleave(4)
+    split = ImageSet((255 * pictures).round().to(torch.uint8)[labels], labels, ("ant", "bee", "cat"))
+    return DataSet("portraits", split, split, split)
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_a_model_that_does_not_know_its_images_once_moved_is_found(smooth):
+    data = portraits(smooth)
+    problem = Classification(Templates(data), data, device="cpu")
+    plan = plan_requests(data, [[1]], Setting(requests=(1,), ratio=1.0), seed=0)
+    expected = contextlib.nullcontext() if smooth else pytest.warns(UnknownMoves, match=r"names 100 % of its")
+    with expected:
+        assert knows_moved(problem, plan.tasks[0]) is smooth
+
+
+@pytest.mark.parametrize(("knows", "given", "expected"), [
+    (True, {}, True), (False, {}, False), (False, {"augment": True}, True), (True, {"augment": False}, False),
+])  # fmt: skip
+def test_images_are_augmented_where_the_model_knows_them_so_or_the_user_insists(
+    photos, monkeypatch, knows, given, expected
+):
+    monkeypatch.setattr(minigslora.erasure, "knows_moved", lambda *_: knows)
+    settings = {k: v for k, v in QUICK.items() if k != "augment"}
+    done = minigslora.forget(someone_elses_model(), photos, ["bee"], **settings, **given)
+    assert done.method.training.augment is expected
