@@ -57,3 +57,14 @@ def test_a_band_is_drawn_only_where_there_is_one():
     }
     (ax,) = plots.beside_band(rows, ends).axes
     assert len(ax.patches) == 1
+
+
+def test_a_map_of_verdicts_counts_the_seeds_that_an_audit_can_judge():
+    found = {
+        "a": {"probe": ["remembers", "passes", "cannot tell here"], "template": ["no band"]},
+        "b": {"probe": ["passes", "passes", "passes"]},
+    }
+    (ax,) = plots.verdicts(found).axes
+    assert [text.get_text() for text in ax.texts] == ["1 of 2", "–", "0 of 3", "–"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["probe", "template"]
+    plt.close("all")

@@ -6,7 +6,7 @@ draws from plain numbers or tensors, and decides nothing.
 """
 
 from minigslora.course.plots.adapters import differences, lora_layer, model_map, singular_values
-from minigslora.course.plots.bands import Banded, Compared, banded, beside_band
+from minigslora.course.plots.bands import Banded, Compared, banded, beside_band, verdicts
 from minigslora.course.plots.charts import (
     Panel,
     bars,
@@ -80,4 +80,5 @@ __all__ = [
     "sparsity_cost",
     "style",
     "tables",
+    "verdicts",
 ]

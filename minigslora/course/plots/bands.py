@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from minigslora.course.plots.style import COLOURS, MARKERS, figure
 
@@ -88,4 +89,30 @@ def beside_band(rows: Mapping[str, Compared], colours: Mapping[str, str]) -> Fig
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set(xlabel="percent", ylim=(len(rows) - 0.5, -0.5))
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return fig
+
+
+@figure()
+def verdicts(found: Mapping[str, Mapping[str, Sequence[str]]]) -> Figure:
+    """Draw verdicts as a map, a row a model and a column an audit: how often each remembers.
+
+    Args:
+        found: by model and audit, a verdict a seed; those of an audit that cannot tell are left grey.
+    """
+    audits = list(dict.fromkeys(audit for row in found.values() for audit in row))
+    fig, ax = plt.subplots(figsize=(1.6 + 0.95 * len(audits), 0.9 + 0.27 * len(found)))
+    for y, row in enumerate(found.values()):
+        for x, audit in enumerate(audits):
+            told = [v for v in row.get(audit, ()) if v in {"passes", "remembers"}]
+            caught = sum(v == "remembers" for v in told)
+            colour = COLOURS["forget" if caught else "good"] if told else GREY
+            strength = 0.35 + 0.55 * caught / len(told) if caught else 0.55
+            ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=colour, alpha=strength, linewidth=0))
+            ax.text(x, y, f"{caught} of {len(told)}" if told else "–", ha="center", va="center", fontsize=8)
+    ax.set_xticks(range(len(audits)), audits)
+    ax.set_yticks(range(len(found)), list(found))
+    ax.set(xlim=(-0.5, len(audits) - 0.5), ylim=(len(found) - 0.5, -0.5), title="seeds that remember")
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0, labelsize=8)
+    ax.grid(visible=False)
     return fig
