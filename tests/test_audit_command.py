@@ -182,6 +182,12 @@ def test_one_oracle_makes_no_band(root, original, oracles):
     assert "oracle 0.0" in one.summary()
 
 
+def test_without_an_oracle_the_original_stands_beside():
+    line = Line("probe", "all images, forgotten", 84.0, 100.0, 100.0, ())
+    assert Report.said(line) == "all images, forgotten 84.0 (original 100.0)"
+    assert line.verdict == "no oracle"
+
+
 def test_an_audit_that_finds_nobody_says_so():
     line = Line("probe", "4 images a class, forgotten", 70.0, 70.4, 70.2, (70.0, 71.0, 69.0))
     assert line.verdict == "cannot tell here"

@@ -167,11 +167,13 @@ class Report:
 
     @staticmethod
     def said(line: Line) -> str:
-        """Say one figure beside the oracles'."""
+        """Say one figure beside the oracles', or the original's where there are none."""
         text = f"{line.figure} {line.value:.1f}"
         if line.band:
             return f"{text} (oracles {line.band.mean:.1f} ± {line.band.reach:.1f})"
-        return f"{text} (oracle {line.oracles[0]:.1f})" if line.oracles else text
+        if line.oracles:
+            return f"{text} (oracle {line.oracles[0]:.1f})"
+        return text if math.isnan(line.original) else f"{text} (original {line.original:.1f})"
 
     def values(self) -> dict[str, Any]:
         """Return all of it as plain values; what was not measured is None."""
