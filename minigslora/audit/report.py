@@ -161,9 +161,12 @@ class Report:
             if name in self.skipped:
                 lines.append(f"{name:{width}}  not run: {self.skipped[name]}")
             elif name in self.verdicts:
-                judged = [line for line in self.of(name) if line.verdict]
-                lines.append(f"{name:{width}}  {self.verdicts[name]:16}  {'; '.join(map(self.said, judged))}")
+                lines.append(f"{name:{width}}  {self.verdicts[name]:16}  {self.figures_of(name)}")
         return "\n".join(lines)
+
+    def figures_of(self, audit: str) -> str:
+        """Say the judged figures of an audit."""
+        return "; ".join(self.said(line) for line in self.of(audit) if line.verdict)
 
     @staticmethod
     def said(line: Line) -> str:
