@@ -357,18 +357,17 @@ TABLES: tuple[Summary | Paired | Cells | Audits | Index, ...] = (
 # --- reading and writing ------------------------------------------------------------------------------
 
 
-def chosen(file: str, rows: str = "") -> pd.DataFrame:
+def chosen(file: str | pd.DataFrame, rows: str = "") -> pd.DataFrame:
     """Return rows of one of the CSV files; no rows where there is no such file yet.
 
     Args:
-        file: its name without the ending.
+        file: its name without the ending, or rows that were read elsewhere.
         rows: which: a pandas query where it holds a comparison (``==``, ``<`` …), else words that all have
             to fit: ``column=one,or,another``, or a scenario, method or recipe by itself.
     """
-    path = RESULTS / f"{file}.csv"
-    if not path.is_file():
+    if isinstance(file, str) and not (RESULTS / f"{file}.csv").is_file():
         return pd.DataFrame()
-    frame = pd.read_csv(path)
+    frame = pd.read_csv(RESULTS / f"{file}.csv") if isinstance(file, str) else file
     if {"setting", "value"} <= {*frame}:
         frame = frame.rename(columns={"setting": "scenario", "value": "method"}).assign(recipe="")
     if re.search("[=!<>]=|[<>]", rows):

@@ -3,6 +3,7 @@
 import json
 import re
 
+import claims
 import pandas as pd
 import pytest
 import tables
@@ -79,3 +80,73 @@ def test_the_ranking_that_turns_over_is_told_with_both_figures(method):
             "\n", " "
         )
         assert re.search(rf"\b{free} (and|to) {with_margin}\b", prose), path.stem
+
+
+# --- numbers in sentences -----------------------------------------------------------------------------
+
+
+def test_each_claim_stands_in_its_page_and_is_what_the_files_give():
+    assert claims.faults() == []
+
+
+@pytest.mark.parametrize("page", claims.PAGES)
+def test_each_number_in_a_sentence_is_claimed(page):
+    assert claims.unclaimed(page) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("H is 87.1 and\n20.7 (37.9).", ["87.1", "20.7", "37.9"]),
+        ("It loses -0.3 ± 0.6 of 87 points, or 2 to 5 %.", ["-0.3", "0.6", "87", "2", "5"]),
+        ("Four of 20 of 100 people, 250, 190 and 70 updates, 48 + 48 images, 1,400 steps", []),
+        ("in 33 minutes, seeds 7, 8 and 9 of notebook 08 and Table 3, (8.3), at 48×48", []),
+        ("with 10 % of the images it has 10 % of the photographs", ["10"]),
+        ("# 5.5\n| 4 |\n`hold=3` $x = 2$ <!-- 7 -->\n```\n8\n```\n[nine](nine_9.md)", []),
+        ("AP50 of 85.0, GS-LoRA2, 4x", ["85.0"]),
+    ],
+)
+def test_which_numbers_need_a_claim(text, numbers):
+    prose = claims.Prose.of(text)
+    assert [prose.text[start:end] for start, end in prose.numbers()] == numbers
+
+
+def claim(
+    printed="1.0",
+    rows="four/full corrected der++",
+    column="h",
+    how="mean",
+    minus="",
+    file="mini_faces_table3",
+):
+    return claims.Claim("faces", "a text", 0, printed, file, rows, minus, column, how)
+
+
+@pytest.mark.parametrize(
+    ("made", "fault"),
+    [
+        (claim("74.4"), ""),
+        (claim("74.5"), "faces: a text: 74.5 is 74.4"),
+        (claim("12", how="count"), ""),
+        (claim("-0.23", column="h_margin", minus="four/full corrected gslora++"), ""),
+        (claim("0.35", column="h_margin", how="reach", minus="four/full corrected gslora++"), ""),
+        (claim("24.93", column="acc_f", how="worst"), ""),
+        (claim(rows="four/full corrected derr"), "faces: a text: mini_faces_table3.csv has no rows"),
+        (claim(column="h_mean"), "faces: a text: name 'h_mean' is not defined"),
+    ],
+)
+def test_a_claim_is_computed_from_its_rows(made, fault):
+    assert made.fault() == fault if not fault else made.fault().startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"), [(48.5, 0, "49"), (6.6458, 1, "6.6"), (-0.04, 1, "-0.0"), (1.45, 1, "1.5")]
+)
+def test_halves_are_rounded_away_from_zero(value, digits, shown):
+    assert str(claims.rounded(value, digits)) == shown
+
+
+def test_one_line_of_the_table_may_claim_several_numbers():
+    held = [c for c in claims.claims() if c.page == "README" and c.text.startswith("distillation 87.1 and")]
+    assert [(c.printed, c.column) for c in held[:2]] == [("87.1", "h"), ("20.7", "h_margin")]
+    assert all(c.text[c.start :].startswith(c.printed) for c in claims.claims())
