@@ -3,13 +3,13 @@
     python benchmarks/claims.py    # claims that no longer hold, and numbers that no claim speaks for
 
 A line of ``data/results/claims.csv`` is a piece of a page with its numbers in braces, and where they come
-from: ``file``, ``rows`` (as in tables.py), ``minus`` (other rows of the file, taken off seed by seed), ``column``
-(an expression) and ``how``. A field with semicolons has a part for each number, one without is for all of them.
+from: ``file``, ``rows`` (as in tables.py), ``minus`` (other rows of the file, taken off seed by seed),
+``column`` (an expression) and ``how``. A field with semicolons has a part for each number, one without is for
+all of them. A file ``published/table3`` is the published table.
 
 ``how`` is ``mean`` (of the seeds' means), ``max`` or ``min`` (of single rows), ``max by KEY`` or ``min by KEY``
-(of the means of each seed, method, …), ``worst`` (mean over the seeds of each one's worst request), ``reach``
-(half of the 95 % t interval of paired differences) or ``count`` (of rows). A file ``published/table3`` is the
-published table.
+(of the means of each seed, method …), ``worst`` (mean over the seeds of each one's worst request), ``reach``
+(half of the 95 % t interval of paired differences) or ``count`` (of rows).
 
 A number in a sentence needs a claim unless it counts things, is a time, or is part of a name (``SETTINGS``).
 Tables, code, headings and formulas are no sentences.
@@ -47,7 +47,10 @@ COUNTED = (
     r"people|images|photographs|pictures|classes|categories|characters|objects|scenes|requests|seeds|runs|passes"
     r"|updates|epochs|steps|rounds|trials|minutes|min|seconds|s|threads?|cores?|rows|pixels|ones|notebooks"
 )
-NAMED = r"[Nn]otebooks?|[Tt]ables?|[Ss]eeds?|[Ee]xercise|section|IoU|COCO|torch|dimension|depth|patches of|batches of"
+NAMED = (
+    r"[Nn]otebooks?|[Tt]ables?|[Ss]eeds?|[Ee]xercise|section|IoU|COCO|torch"
+    r"|dimension|depth|patches of|batches of"
+)
 SETTINGS = "|".join(
     (
         rf"{SEVERAL} (?:{WHOSE} )?(?:{COUNTED})\b",  # counts of things, and times
