@@ -89,7 +89,7 @@ def test_each_claim_stands_in_its_page_and_is_what_the_files_give():
     assert claims.faults() == []
 
 
-@pytest.mark.parametrize("page", claims.PAGES)
+@pytest.mark.parametrize("page", [*claims.PAGES, *claims.NOTEBOOKS])
 def test_each_number_in_a_sentence_is_claimed(page):
     assert claims.unclaimed(page) == []
 
