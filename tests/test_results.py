@@ -1,81 +1,77 @@
-"""The tables and the summaries of results say what the CSV files say."""
+"""The pages of results, the README and the notebooks say what the CSV files say."""
 
 import json
 import re
 
+import claims
 import pandas as pd
 import pytest
+import tables
 from courses import NOTEBOOKS, ROOT
 
-from minigslora.reproduction import benchmark
-
-RESULTS = ROOT / "data" / "results"
-TEXT = (RESULTS / "README.md").read_text(encoding="utf-8")
-TABLES = [[line.split("|")[1:-1] for line in t.splitlines()] for t in re.findall(r"(?:^\|.*\n)+", TEXT, re.M)]
-FACES = ("mini_faces", "casia")
-
-SUMMARIES = [  # file, scenario and recipe that a table is of, and its first row
-    ("mini_faces_table3", "", "", "four/full gslora corrected"),
-    ("mini_faces_table3", "four/full", "corrected", "head-only"),
-    ("mini_faces_table3", "four/4-shot", "", "der released"),
-    ("mini_faces_table5", "", "", "gslora corrected"),
-    ("mini_faces_strangers", "", "", "gslora++ corrected"),
-    ("mini_faces_baselines", "", "", "head-only"),
-    ("casia_face100_table3", "", "", "four/full gslora corrected"),
-    ("casia_face100_table3", "four/full", "corrected", "head-only"),
-    ("mini_glyphs_table4", "", "", "gslora corrected"),
-    ("mini_glyphs_table4_unheld", "", "", "four/full gslora corrected"),
-    ("tiny_imagenet_table4", "", "", "gslora corrected"),
-]
+PAGES = sorted(tables.RESULTS.glob("*.md"))
 
 
-def stripped(line):
-    return [cell.strip() for cell in line]
+def heads_of(path):
+    found = re.findall(r"^\|(.*)\|\n\| ---", path.read_text(encoding="utf-8"), re.M)
+    return [[cell.strip() for cell in line.split("|")] for line in found]
 
 
-def rows_of(name, scenario="", recipe=""):
-    rows = pd.read_csv(RESULTS / f"{name}.csv")
-    rows = rows[rows["scenario"] == scenario] if scenario else rows
-    return rows[rows["recipe"] == recipe] if recipe else rows
+def test_each_table_is_made_from_its_file():
+    assert tables.differing() == [], "run python benchmarks/tables.py"
 
 
-def is_of(table, summary):
-    """Whether every cell of a table is the summary's; a dash stands for nothing."""
-    head, _, *lines = map(stripped, table)
-    keys = [k for k in ("scenario", "method", "recipe") if k in head]
-    own = summary.reset_index().reindex(columns=head).astype(object).fillna("–").astype(str).replace("", "–")
-    known = {tuple(row[k] for k in keys): row for row in own.to_dict("records")}
-    cells = [dict(zip(head, line, strict=True)) for line in lines]
-    return all(known.get(tuple(row[k] for k in keys)) == row for row in cells)
+def test_each_table_stands_in_a_page():
+    marked = re.findall(r"<!-- table: (\S+) -->", "".join(p.read_text(encoding="utf-8") for p in PAGES))
+    assert sorted(marked) == sorted([t.name for t in tables.TABLES] + [*tables.ELSEWHERE])
 
 
-@pytest.mark.parametrize(("name", "scenario", "recipe", "first"), SUMMARIES)
-def test_a_table_is_the_summary_of_its_file(name, scenario, recipe, first):
-    summary = benchmark.summary(rows_of(name, scenario, recipe))
-    begins = [t for t in TABLES if " ".join(stripped(t[2])).startswith(first) and "method" in stripped(t[0])]
-    assert any(is_of(table, summary) for table in begins if "H" in stripped(table[0])), first
-    if name.startswith(FACES):
-        assert "H with margin" in summary
+def test_each_file_stands_in_the_index():
+    listed = set(pd.read_csv(tables.INDEX)["file"])
+    there = {path.stem for path in tables.RESULTS.glob("*.csv")} - {"index", "claims"}
+    assert there <= listed
 
 
-def test_no_table_of_faces_gives_one_convention_without_the_other():
-    heads = [stripped(table[0]) for table in TABLES]
-    faces = [head for head in heads if "H" in head and not {"outside", "images"} & set(head)]
+def test_a_mark_without_a_table_is_an_error():
+    with pytest.raises(KeyError, match="nothing"):
+        tables.filled("<!-- table: nothing -->\n<!-- end -->")
+
+
+def test_rows_that_are_not_there_yet_are_said_to_be_missing():
+    text = "<!-- table: later -->\nold\n<!-- end -->"
+    made = tables.filled(text, [tables.Audits("later", "no_such_file")])
+    assert made == text.replace("old", tables.NOTHING)
+
+
+def test_differences_are_paired_over_the_seeds_that_both_have():
+    made = tables.Paired(
+        "x", "mini_faces_table3", "four/full der++,scrub corrected", {"method": "gslora++"}
+    ).frame()
+    assert made["method"].tolist() == ["der++", "scrub"]
+    assert made.loc[0, "H with margin"] == "-0.23 ± 0.35"
+    assert (
+        tables.Paired("x", "casia_face100_table3", "four/full der corrected", {"method": "gslora"})
+        .frame()
+        .empty
+    )
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_no_table_of_faces_gives_one_convention_without_the_other(path):
+    faces = [head for head in heads_of(path) if "H" in head and not {"outside", "images"} & set(head)]
     plain = [head for head in faces if "H with margin" not in head]
-    assert len(faces) >= 11
-    assert len(plain) == 1, "the one of Tiny-ImageNet, whose head has no margin"
+    assert len(plain) == (path.stem == "images"), "the one of Tiny-ImageNet, whose head has no margin"
 
 
 def headline(method):
-    rows = rows_of("mini_faces_table3", "four/full", "corrected")
-    mean = rows[rows["method"] == method].groupby("seed")[["h", "h_margin"]].mean().mean()
+    rows = tables.chosen("mini_faces_table3", f"four/full corrected {method}")
+    mean = rows.groupby("seed")[["h", "h_margin"]].mean().mean()
     return f"{mean['h']:.1f}", f"{mean['h_margin']:.1f}"
 
 
 @pytest.mark.parametrize("method", ["gslora-distill", "gslora++", "gslora", "der++", "ewc"])
 def test_the_ranking_that_turns_over_is_told_with_both_figures(method):
     free, with_margin = headline(method)
-    assert f"| {method} | {free} | {with_margin} |" in TEXT
     assert f"{free} and {with_margin}" in (ROOT / "README.md").read_text(encoding="utf-8")
     for number in ("07", "10"):
         (path,) = [p for p in NOTEBOOKS if p.stem.startswith(number)]
@@ -84,3 +80,73 @@ def test_the_ranking_that_turns_over_is_told_with_both_figures(method):
             "\n", " "
         )
         assert re.search(rf"\b{free} (and|to) {with_margin}\b", prose), path.stem
+
+
+# --- numbers in sentences -----------------------------------------------------------------------------
+
+
+def test_each_claim_stands_in_its_page_and_is_what_the_files_give():
+    assert claims.faults() == []
+
+
+@pytest.mark.parametrize("page", [*claims.PAGES, *claims.NOTEBOOKS])
+def test_each_number_in_a_sentence_is_claimed(page):
+    assert claims.unclaimed(page) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("H is 87.1 and\n20.7 (37.9).", ["87.1", "20.7", "37.9"]),
+        ("It loses -0.3 ± 0.6 of 87 points, or 2 to 5 %.", ["-0.3", "0.6", "87", "2", "5"]),
+        ("Four of 20 of 100 people, 250, 190 and 70 updates, 48 + 48 images, 1,400 steps", []),
+        ("in 33 minutes, seeds 7, 8 and 9 of notebook 08 and Table 3, (8.3), at 48×48", []),
+        ("with 10 % of the images it has 10 % of the photographs", ["10"]),
+        ("# 5.5\n| 4 |\n`hold=3` $x = 2$ <!-- 7 -->\n```\n8\n```\n[nine](nine_9.md)", []),
+        ("AP50 of 85.0, GS-LoRA2, 4x", ["85.0"]),
+    ],
+)
+def test_which_numbers_need_a_claim(text, numbers):
+    prose = claims.Prose.of(text)
+    assert [prose.text[start:end] for start, end in prose.numbers()] == numbers
+
+
+def claim(
+    printed="1.0",
+    rows="four/full corrected der++",
+    column="h",
+    how="mean",
+    minus="",
+    file="mini_faces_table3",
+):
+    return claims.Claim("faces", "a text", 0, printed, file, rows, minus, column, how)
+
+
+@pytest.mark.parametrize(
+    ("made", "fault"),
+    [
+        (claim("74.4"), ""),
+        (claim("74.5"), "faces: a text: 74.5 is 74.4"),
+        (claim("12", how="count"), ""),
+        (claim("-0.23", column="h_margin", minus="four/full corrected gslora++"), ""),
+        (claim("0.35", column="h_margin", how="reach", minus="four/full corrected gslora++"), ""),
+        (claim("24.93", column="acc_f", how="worst"), ""),
+        (claim(rows="four/full corrected derr"), "faces: a text: mini_faces_table3.csv has no rows"),
+        (claim(column="h_mean"), "faces: a text: name 'h_mean' is not defined"),
+    ],
+)
+def test_a_claim_is_computed_from_its_rows(made, fault):
+    assert made.fault() == fault if not fault else made.fault().startswith(fault)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"), [(48.5, 0, "49"), (6.6458, 1, "6.6"), (-0.04, 1, "-0.0"), (1.45, 1, "1.5")]
+)
+def test_halves_are_rounded_away_from_zero(value, digits, shown):
+    assert str(claims.rounded(value, digits)) == shown
+
+
+def test_one_line_of_the_table_may_claim_several_numbers():
+    held = [c for c in claims.claims() if c.page == "README" and c.text.startswith("distillation 87.1 and")]
+    assert [(c.printed, c.column) for c in held[:2]] == [("87.1", "h"), ("20.7", "h_margin")]
+    assert all(c.text[c.start :].startswith(c.printed) for c in claims.claims())
