@@ -96,41 +96,22 @@ def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
     if len(tasks) < 2:
         return None
     printed = published.read(table)
-    printed = printed[printed["scenario"] == scenario]
-    drawn = [(method, recipe) for (method, recipe), _ in part.groupby(["method", "recipe"], sort=False)]
-    there = [m for m in part["method"].unique() if printed_name(m) in set(printed["method"])]
-    panels, published_lines = [], [f"{printed_name(method)}, published" for method in there]
-    gap = [float("nan")] * len(tasks)
-    for metric, column, title, label in _shown(part):
-        lines: dict[str, list[float]] = {}
-        for method, recipe in drawn:
-            own = part[(part["method"] == method) & (part["recipe"] == recipe)]
-            means = own.groupby("task")[column].mean()
-            lines[f"{method}, {recipe}"] = [float(means.get(t, float("nan"))) for t in tasks]
-        margin_free = column == metric and f"{metric}_margin" in part
-        for method, name in zip(there, published_lines, strict=True):
-            values = printed[printed["method"] == printed_name(method)].set_index("task")
-            known = metric in values and not margin_free
-            lines[name] = [float(values[metric].get(t, float("nan"))) for t in tasks] if known else gap
-        panels.append(plots.Panel(title, label, lines, dashed=published_lines))
+    by_method = dict(list(printed[printed["scenario"] == scenario].set_index("task").groupby("method")))
+    there = [name for name in map(printed_name, part["method"].unique()) if name in by_method]
+    theirs, panels = next(iter(standing.conventions(part))), []
+    for metric, ending, title in standing.views(part):
+        lines = {
+            f"{method}, {recipe}": own.groupby("task")[metric + ending].mean().reindex(tasks).tolist()
+            for (method, recipe), own in part.groupby(["method", "recipe"], sort=False)
+        }
+        for name in there:
+            known = by_method[name].reindex(tasks).get(metric if ending == theirs else "")
+            lines[f"{name}, published"] = [standing.NAN] * len(tasks) if known is None else known.tolist()
+        panels.append(plots.Panel(title, "percent", lines, dashed=[f"{name}, published" for name in there]))
     columns = [str(t) for t in tasks]
     if len(panels[0].lines) <= MOST_LINES:
         return plots.curves(panels, "task", columns)
     return plots.tables({panel.title: panel.lines for panel in panels}, columns, "task")
-
-
-def _shown(rows: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    """Return what :func:`progress` draws: the published metric, our column, the panel's title, its unit."""
-    if "ap50_o" in rows:
-        metrics = (("h50", "H of AP50", "H of AP50"), ("ap50_o", "AP50_o", "AP50_o, %"))
-    else:
-        metrics = (("h", "H", "H"), ("acc_o", "Acc_o", "Acc_o, %"))
-    both, one = (("", ", margin-free"), ("_margin", " with margin")), (("", " after each request"),)
-    return [
-        (metric, f"{metric}{column}", f"{name}{title}", label)
-        for metric, name, label in metrics
-        for column, title in (both if f"{metric}_margin" in rows else one)
-    ]
 
 
 def write(folder: Path) -> Path:
@@ -161,7 +142,7 @@ def show(found: Collected, path: Path) -> Path:
         found=found,
         table=table,
         margin="h_margin" in found.rows,
-        kept=standing.heading(standing.metrics(found.rows)[1]),
+        metrics=list(map(standing.heading, standing.metrics(found.rows))),
         control=standing.HEAD_ONLY in set(found.rows["method"]),
         scenarios=[_scenario(found, s.name) for s in table.scenarios if s.name in present],
         absent=[s.name for s in table.scenarios if s.name not in present],
@@ -178,6 +159,7 @@ def _scenario(found: Collected, name: str) -> dict[str, Any]:
     rows = found.rows[found.rows["scenario"] == name]
     requests = wide(beside(standing.ranked(rows), found.table, found.data), name)
     free = requests.columns.get_level_values(1) == "ours"
+    apart = (requests.loc[:, ~free], requests.loc[:, free]) if "h_margin" in rows else (requests,)
     return {
         "name": name,
         "figure": standing.drawn(rows, name, found.table),
@@ -186,5 +168,5 @@ def _scenario(found: Collected, name: str) -> dict[str, Any]:
             for ending, heading in standing.conventions(rows).items()
         },
         "paired": standing.paired(rows, name),
-        "requests": [part for part in (requests.loc[:, ~free], requests.loc[:, free]) if part.shape[1]],
+        "requests": apart,
     }

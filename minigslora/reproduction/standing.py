@@ -38,6 +38,16 @@ def conventions(rows: pd.DataFrame) -> dict[str, str]:
     return {"_margin": "with margin", "": "margin-free"} if "h_margin" in rows else {"": ""}
 
 
+def views(rows: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Return what figures show: H and what was forgotten earlier, each a metric, an ending and a title."""
+    lead, *rest = metrics(rows)
+    return [
+        (metric, ending, f"{heading(metric)} {convention}".strip())
+        for metric in (lead, *(m for m in rest if m.endswith("_o")))
+        for ending, convention in conventions(rows).items()
+    ]
+
+
 def heading(metric: str) -> str:
     """Return what tables call a metric."""
     return published.HEADINGS.get(metric, metric.removeprefix("acc_"))
@@ -165,21 +175,11 @@ def drawn(rows: pd.DataFrame, scenario: str, table: str) -> Figure:
     A row a method, best H first, a panel a metric and convention; published figures are marked in the panels
     of the convention that they have.
     """
-    printed, both, panels = _printed(rows, scenario, table), conventions(rows), []
-    lead, *_ = names = metrics(rows)
-    theirs, *_ = both
-    methods = _methods(by_run(rows, scenario), lead + theirs)
-    for metric in (lead, *(m for m in names if m.endswith("_o"))):
-        for ending, convention in both.items():
-            values = {label(*key): own[metric + ending] for key, own in methods}
-            marks = {
-                label(*key): printed.get(printed_name(key[0]), {}).get(metric, NAN) for key, _ in methods
-            }
-            panels.append(
-                plots.Points(
-                    f"{heading(metric)} {convention}".strip(),
-                    {name: (own.mean(), own.std()) for name, own in values.items()},
-                    marks if ending == theirs else {},
-                )
-            )
+    printed, theirs = _printed(rows, scenario, table), next(iter(conventions(rows)))
+    methods, panels = _methods(by_run(rows, scenario), metrics(rows)[0] + theirs), []
+    for metric, ending, title in views(rows):
+        values = {label(*key): own[metric + ending] for key, own in methods}
+        marks = {label(*key): printed.get(printed_name(key[0]), {}).get(metric, NAN) for key, _ in methods}
+        spreads = {name: (own.mean(), own.std()) for name, own in values.items()}
+        panels.append(plots.Points(title, spreads, marks if ending == theirs else {}))
     return plots.points(panels, "percent", "published")
