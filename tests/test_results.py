@@ -43,6 +43,28 @@ def test_rows_that_are_not_there_yet_are_said_to_be_missing():
     assert made == text.replace("old", tables.NOTHING)
 
 
+def test_audits_count_the_models_that_are_found_to_remember(monkeypatch):
+    rows = pd.DataFrame(
+        [
+            ("der", seed, 5, audit, figure, verdict)
+            for seed, verdict in ((0, "remembers"), (1, "passes"))
+            for audit, figure in (("probe", "a"), ("probe", "b"), ("rows", "c"))
+        ]
+        + [("lwf", 0, 5, "probe", "a", "cannot tell here"), ("lwf", 0, 5, "rows", "c", "remembers")]
+        + [("lwf", 0, 3, "probe", "a", "remembers"), ("der", 0, 5, "probe", "shown", None)],
+        columns=["method", "seed", "references", "audit", "figure", "verdict"],
+    )
+    monkeypatch.setattr(tables, "chosen", lambda file, rows_="": rows)
+    made = tables.Audits("x", "a file").frame().set_index("method")
+    assert made.loc["der"].tolist() == ["1 of 2", "1 of 2"]
+    assert made.loc["lwf"].tolist() == ["–", "1 of 1"]
+
+
+def test_trials_are_listed_best_first():
+    made = tables.Trials("x", "baselines_tuning", ("method", "passes"), "h").frame().set_index("method")
+    assert made.loc["finetune"].tolist() == ["5", "`lr=3e-4` 82.4, `lr=1e-3` 75.6"]
+
+
 def test_differences_are_paired_over_the_seeds_that_both_have():
     made = tables.Paired(
         "x", "mini_faces_table3", "four/full der++,scrub corrected", {"method": "gslora++"}
