@@ -244,12 +244,9 @@ class Index:
         lines = []
         for line in pd.read_csv(INDEX, dtype=str).fillna("").to_dict("records"):
             rows = chosen(line["file"])
-            seeds = ", ".join(map(str, sorted(rows["seed"].unique()))) if "seed" in rows else "0"
-            made = (
-                "; ".join(f"`{c.strip()}`" for c in line["command"].split(";"))
-                if line["command"]
-                else "by hand"
-            )
+            seeds = ", ".join(map(str, sorted(rows["seed"].unique()))) if "seed" in rows else "–"
+            steps = [step.strip() for step in line["command"].split(";")]
+            made = "; ".join(f"`{step}`" if step.startswith("uv run ") else step for step in steps)
             lines.append(
                 {"file": f"[{line['file']}.csv]({line['file']}.csv)", "made by": made}
                 | {"last changed": line["commit"], "rows": str(len(rows)), "seeds": seeds}

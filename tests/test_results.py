@@ -172,3 +172,24 @@ def test_one_line_of_the_table_may_claim_several_numbers():
     held = [c for c in claims.claims() if c.page == "README" and c.text.startswith("distillation 87.1 and")]
     assert [(c.printed, c.column) for c in held[:2]] == [("87.1", "h"), ("20.7", "h_margin")]
     assert all(c.text[c.start :].startswith(c.printed) for c in claims.claims())
+
+
+# --- links --------------------------------------------------------------------------------------------
+
+
+def anchors(path):
+    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, ROOT / "README.md", ROOT / "benchmarks" / "README.md"], ids=lambda p: p.stem
+)
+def test_links_to_the_pages_of_results_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^):]+)\)", path.read_text(encoding="utf-8")):
+        file, _, anchor = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        if found.parent != tables.RESULTS or found.name == "mini_faces_audits.csv":
+            continue
+        assert found.is_file(), target
+        assert not anchor or anchor in anchors(found), target
