@@ -173,10 +173,9 @@ def forget(
     command.keep_source(erased, weights)
     options: dict[str, Any] = {"method": method, "recipe": recipe, "ratio": ratio, "shots": shots}
     options |= {"seed": seed, "device": device, "check": check, "watch": _watched(), **settings}
-    with _warnings_as_lines():
-        erasure, earlier = command.erase_into(
-            folder, erased, identity, asked, network, images, requests, **options
-        )
+    erasure, earlier = command.erase_into(
+        folder, erased, identity, asked, network, images, requests, **options
+    )
     typer.echo(report.table(erasure).round(1).to_string())
     if earlier and not _watched():  # who watches has been told
         typer.echo(f"taken from an earlier run in {folder}: {', '.join(earlier)}")
@@ -432,7 +431,7 @@ def _exit_if_without_effect(erasure: Erasure) -> None:
 
 
 @contextlib.contextmanager
-def _warnings_as_lines() -> Iterator[None]:
+def _advice_as_lines() -> Iterator[None]:
     """Show this library's warnings as one line each, without Python's file and line."""
     with warnings.catch_warnings():
         warnings.simplefilter("always", Advice)
@@ -462,7 +461,8 @@ def main(arguments: list[str] | None = None) -> None:
     safe_streams()
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=[expand_home(text) for text in given], prog_name="minigslora")
+        with _advice_as_lines():
+            app(args=[expand_home(text) for text in given], prog_name="minigslora")
     except MiniGSLoRAError as problem:
         _fail(str(problem), 2)
     except Exception as fault:

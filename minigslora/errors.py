@@ -39,6 +39,10 @@ class UnknownMoves(Advice):
     """The model does not know its own images once they are augmented, so that they are not."""
 
 
+class WeakOracle(Advice):
+    """A reference model knows clearly less of the classes that stay than the model under audit."""
+
+
 class RunFailed(MiniGSLoRAError):
     """A notebook's run did not come to its end."""
 

@@ -206,10 +206,10 @@ def train_step(
         loss = torch.stack(list(terms.values())).sum()
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    method.before_step()
     if method.training.clip:
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(trained, method.training.clip)
+    method.before_update()
     optimizer.step()
     method.after_step(optimizer.param_groups[0]["lr"], progress)
     return {name: value.detach() for name, value in {**terms, "loss": loss}.items()}

@@ -24,7 +24,7 @@ from minigslora.audit.relearning import Attack
 from minigslora.audit.report import LIMITS, PLAIN, Line, Report
 from minigslora.audit.table import AUDITS
 from minigslora.cli import main
-from minigslora.errors import ConfigError, DataError, ModelError
+from minigslora.errors import ConfigError, DataError, ModelError, WeakOracle
 from minigslora.models.head_slicing import classifier
 
 NAMES = ("amber", "blue", "cyan", "dun", "ecru", "fawn")
@@ -180,6 +180,12 @@ def test_one_oracle_makes_no_band(root, original, oracles):
     one = minigslora.audit(original, root, GONE, oracles=oracles[:1], only=["everyday"], **ASKED)
     assert one.verdicts == {"everyday": "no band"}
     assert "oracle 0.0" in one.summary()
+
+
+def test_without_an_oracle_the_original_stands_beside():
+    line = Line("probe", "all images, forgotten", 84.0, 100.0, 100.0, ())
+    assert Report.said(line) == "all images, forgotten 84.0 (original 100.0)"
+    assert line.verdict == "no oracle"
 
 
 def test_an_audit_that_finds_nobody_says_so():
@@ -348,6 +354,12 @@ def test_models_that_are_no_references_are_refused(root, original, oracles):
     )
     other = squares.untrained(4)
     refused(ModelError, "head has 4 classes", original, root, GONE, original=other)
+
+
+def test_a_reference_that_knows_less_of_the_others_is_warned_of(root, original):
+    weak = trained(root, [*GONE, "amber"], 4)
+    with pytest.warns(WeakOracle, match=r"oracle 1 names .* weakness, not innocence"):
+        minigslora.audit(original, root, GONE, oracles=[weak], only=["everyday"], **ASKED)
 
 
 # --- the command -------------------------------------------------------------------------------------

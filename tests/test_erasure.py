@@ -75,7 +75,7 @@ def test_forget_in_five_lines_and_the_finalised_file_in_plain_timm(photos, tmp_p
 def test_a_finalised_face_model_says_its_architecture(tmp_path):
     card = checkpoint.Card({"kind": "face", **vars(tiny.FACE)}, tiny.faces().classes, image_size=48)
     checkpoint.save(tmp_path / "faces.safetensors", tiny.face_model(), card)
-    model, _ = checkpoint.load(tmp_path / "faces.safetensors")
+    model, _ = checkpoint.load(str(tmp_path / "faces.safetensors"))
     erasure = minigslora.forget(model, tiny.faces(), classes=[1], **QUICK)
     erased, found = checkpoint.load(erasure.finalize(tmp_path / "erased.safetensors"))
     assert found == card

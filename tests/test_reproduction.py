@@ -1,8 +1,10 @@
 """Published tables, ours beside them, and grids of runs that are stopped, fail and go on."""
 
+import html
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,10 +21,10 @@ from nbformat.v4 import new_code_cell, new_notebook
 from minigslora import cli as command_line
 from minigslora import methods, recipes
 from minigslora.errors import ConfigError, ModelError
-from minigslora.files import sha256
+from minigslora.files import sha256, shipped_root
 from minigslora.metrics import h_mean
 from minigslora.models import checkpoint
-from minigslora.reproduction import benchmark, engines, page, published
+from minigslora.reproduction import benchmark, engines, page, published, standing
 from minigslora.reproduction.benchmark import Contender
 from minigslora.reproduction.grid import Grid, read_grid, run_grid
 from minigslora.tasks import Setting, TaskReport
@@ -151,13 +153,17 @@ def made_rows(method="gslora++", recipe="corrected", seeds=(0, 1), scenario="fou
     ]
 
 
-def test_ours_stands_beside_the_published_with_mean_deviation_and_difference():
+def without_margin(rows):
+    return rows.drop(columns=[c for c in rows if c.endswith("margin")])
+
+
+def test_ours_stands_beside_the_published_with_mean_and_deviation():
     found = benchmark.beside(pd.DataFrame(made_rows()), "table3").set_index(["method", "task", "metric"])
     line = found.loc["gslora++", 1, "h"]
     assert (line["seeds"], line["ours"], line["margin"]) == (2, 80.5, 70.5)
     assert line["sd"] == pytest.approx(0.5**0.5)
     assert line["published"] == 73.97
-    assert line["difference"] == pytest.approx(70.5 - 73.97)
+    assert "difference" not in found, "of other data it means nothing"
     assert found.loc["gslora++", 2, "acc_o"]["published"] == 0.10
     assert ("gslora++", 1, "acc_o") not in found.index
     before = found.loc[benchmark.PRE_TRAINED, 1, "acc_f"]
@@ -166,9 +172,19 @@ def test_ours_stands_beside_the_published_with_mean_deviation_and_difference():
 
 @pytest.mark.parametrize(("method", "h"), [("fg-oriu", 74.45), ("bad-teacher", 68.90)])
 def test_rows_of_a_later_paper_stand_beside_ours_too(method, h):
-    found = benchmark.beside(pd.DataFrame(made_rows(method, h=80.0)), "table3")
+    found = benchmark.beside(pd.DataFrame(made_rows(method, h=80.0)), "table3", "casia-face100")
     line = found.set_index(["method", "task", "metric"]).loc[method, 1, "h"]
     assert (line["published"], line["difference"]) == (h, pytest.approx(70.5 - h))
+
+
+def test_a_head_without_margin_has_no_figures_with_it():
+    rows = without_margin(pd.DataFrame(made_rows()))
+    found = benchmark.beside(rows, "table4", "imagenet100").set_index(["method", "task", "metric"])
+    line = found.loc["gslora++", 1, "h"]
+    assert math.isnan(line["margin"])
+    assert line["difference"] == pytest.approx(80.5 - line["published"])
+    shown = benchmark.wide(benchmark.beside(rows, "table4"), "four/full")
+    assert set(shown.columns.get_level_values(1)) == {"ours", "published"}
 
 
 def test_one_seed_has_no_deviation_and_an_unpublished_method_no_published_figure():
@@ -199,11 +215,111 @@ def test_the_summary_takes_tasks_first_and_seeds_then():
 
 def test_the_wide_table_is_read_from_left_to_right():
     shown = benchmark.wide(benchmark.beside(pd.DataFrame(made_rows()), "table3"), "four/full")
-    sides = ["ours", "with margin", "published", "difference"]
-    assert list(shown.columns[:4]) == [("H", side) for side in sides]
-    assert shown.loc[("gslora++", "corrected", "1"), ("H", "difference")] == "-3.5"
+    sides = ["ours", "with margin", "published"]
+    assert list(shown.columns[:4]) == [*(("H", side) for side in sides), ("Acc_r", "ours")]
+    assert shown.loc[("gslora++", "corrected", "1"), ("H", "with margin")] == "70.5 ± 0.7"
     assert shown.index[0] == (benchmark.PRE_TRAINED, "", "1")
     assert shown.loc[("gslora++", "corrected", "2"), ("H", "ours")] == "80.5 ± 0.7"
+
+
+# --- how methods stand --------------------------------------------------------------------------------
+
+
+def three_methods(seeds=(0, 1, 2)):
+    """Return rows of a control and of two methods whose ranks turn over between the conventions."""
+    rows = pd.DataFrame([r for m in ("head-only", "gslora", "ewc") for r in made_rows(m, seeds=seeds)])
+    rows.loc[rows["method"] == "head-only", ["acc_r", "acc_r_margin", "h", "h_margin"]] = (
+        90.0,
+        65.0,
+        88.0,
+        75.0,
+    )
+    ewc = rows["method"] == "ewc"
+    rows.loc[ewc, "h"] = 60.0 + rows["seed"] ** 2
+    rows.loc[ewc, "h_margin"] = 72.0
+    return rows
+
+
+def test_methods_stand_in_the_order_of_h_and_ours_beside_the_published():
+    found = standing.standing(three_methods(), "four/full", "table3", "_margin")
+    methods = list(found.index.get_level_values("method"))
+    assert methods[:4] == ["pre-trained", "head-only", "ewc", "gslora"]
+    assert {"FG-OrIU", "BAD-T", "GS-LoRA++"} <= set(methods[4:])
+    assert set(found.index.get_level_values("recipe")[4:]) == {"not run"}
+    line = found.loc[("gslora", "corrected")]
+    printed = published.read("table3").query("scenario == 'four/full' and method == 'GS-LoRA' and task < 3")
+    assert line["seeds", ""] == "3"
+    assert line["H", "ours"] == "71.0 ± 1.0"
+    assert line["H", "published"] == f"{printed['h'].mean():.1f}"
+    assert (line["Acc_r", "ours"], line["Acc_r", "head-only"]) == ("60.0 ± 0.0", "65.0")
+    assert "difference" not in found.columns.get_level_values(1)
+    assert found.loc[("pre-trained", ""), ("H", "ours")] == ""
+
+
+def test_margin_free_figures_stand_in_a_table_of_their_own():
+    found = standing.standing(three_methods(), "four/full", "table3")
+    assert list(found.index.get_level_values("method")) == ["pre-trained", "head-only", "gslora", "ewc"]
+    assert set(found.columns.get_level_values(1)) == {"", "ours", "head-only"}
+    assert found.loc[("gslora", "corrected"), ("H", "ours")] == "81.0 ± 1.0"
+    assert standing.conventions(without_margin(three_methods())) == {"": ""}
+
+
+def test_head_only_stands_beside_the_same_seeds_only():
+    rows = three_methods()
+    rows = rows[(rows["method"] != "head-only") | (rows["seed"] < 2)]
+    found = standing.standing(rows, "four/full", "table3")
+    assert found.loc[("gslora", "corrected"), ("Acc_r", "head-only")] == ""
+    found = standing.standing(rows[rows["seed"] < 2], "four/full", "table3")
+    assert found.loc[("gslora", "corrected"), ("Acc_r", "head-only")] == "90.0"
+
+
+def test_a_difference_needs_the_papers_own_data():
+    for data, there in (("casia-face100", True), ("mini-faces", False), ("", False)):
+        found = standing.standing(three_methods(), "four/full", "table3", "_margin", data)
+        assert (("H", "difference") in found) is there
+        free = standing.standing(three_methods(), "four/full", "table3", "", data)
+        assert ("H", "published") not in free
+
+
+def test_differences_are_paired_with_the_first_that_trains():
+    found = standing.paired(three_methods(), "four/full")
+    free, with_margin = "H margin-free, less gslora", "H with margin, less ewc"
+    assert list(found) == [with_margin, free]
+    assert found.loc[("gslora", "corrected"), free] == "the first"
+    # 60, 61, 64 less 80, 81, 82: -20, -20, -18; mean -19.33, sd 2/√3, over √3 = 2/3, times 4.302653
+    assert found.loc[("ewc", "corrected"), free] == "-19.33 ± 2.87"
+    assert found.loc[("gslora", "corrected"), with_margin] == "-1.00 ± 2.48"
+
+
+def test_one_seed_gives_no_difference():
+    assert standing.paired(three_methods(seeds=(0,)), "four/full") is None
+    rows = three_methods()
+    found = standing.paired(rows[(rows["method"] != "ewc") | (rows["seed"] == 0)], "four/full")
+    assert set(found.loc[("ewc", "corrected")]) == {""}
+    alone = rows[rows["method"] == "gslora"]
+    assert standing.paired(alone, "four/full") is None
+
+
+def test_points_have_their_spread_and_the_published_stand_in_their_own_convention():
+    rows = three_methods()
+    figure = standing.drawn(rows[(rows["method"] != "ewc") | (rows["seed"] == 0)], "four/full", "table3")
+    titles = ["H with margin", "H margin-free", "Acc_o with margin", "Acc_o margin-free"]
+    assert [ax.get_title() for ax in figure.axes] == titles
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == ["head-only", "ewc", "gslora"]
+    for ax in figure.axes:
+        assert {line.get_linestyle() for line in ax.lines} == {"None"}, "methods are not joined"
+        assert ("D" in {line.get_marker() for line in ax.lines}) == ("with" in ax.get_title())
+    (bars,) = figure.axes[1].containers[0].lines[2]
+    lengths = [len(bar) and float(bar[1][0] - bar[0][0]) for bar in bars.get_segments()]
+    assert lengths == [0, 0, pytest.approx(2.0)], "one standard deviation to either side; none of one seed"
+
+
+def test_a_detectors_figures_stand_without_published_ones():
+    rows = pd.DataFrame(made_rows(scenario="sequence")).rename(columns={"h": "h50", "acc_r": "ap50_r"})
+    rows = without_margin(rows).assign(h=1.0, ap50_f=0.5, ap50_o=0.7)
+    found = standing.standing(rows, "sequence", "coco")
+    assert found.loc[("gslora++", "corrected"), ("H50", "ours")] == "80.5 ± 0.7"
+    assert [ax.get_title() for ax in standing.drawn(rows, "sequence", "coco").axes] == ["H50", "AP50_o"]
 
 
 # --- the runs of a grid ---------------------------------------------------------------------------------
@@ -287,14 +403,66 @@ def test_what_has_finished_is_not_run_again_and_one_failure_leaves_the_rest_whol
     assert [o.error for o in outcomes if o.error] == ["rank 500 does not fit"]
     path = page.write(grid.folder)
     text = path.read_text()
-    assert "7 runs have finished, 1 failed, 0 are open" in text
+    assert "Runs: 7 finished, 1 failed, 0 open." in text
     assert "four/4-shot gslora seed 1" in text
     assert "rank 500 does not fit" in text
+    assert "<h2>Open</h2>" not in text
     rows = pd.read_csv(grid.folder / "rows.csv")
     assert len(rows) == 7 * 2
     comparison = pd.read_csv(grid.folder / "comparison.csv")
     assert comparison["published"].notna().any()
     assert "data:image/png" in text
+
+
+def finished(tmp_path, rows, table, data, missing=()):
+    """Write the page of rows, without a run, and return its text."""
+    runs = [{"run": "one", "seconds": 3.0, "device": "cpu", "threads": 1, "folder": "runs/one"}]
+    runs[0] |= {"parameters": {"seed": 0, "data_set": data}, "versions": {"torch": "2"}}
+    found = page.Collected(table, rows, pd.DataFrame(runs), {}, missing, data)
+    return page.show(found, tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_page_names_data_model_and_what_is_open(tmp_path):
+    rows = pd.read_csv(shipped_root() / "results" / "mini_glyphs_table4.csv")
+    text = finished(tmp_path, rows, "table4", "mini-glyphs", ["four/full ewc seed 2"])
+    assert "<h1>Table 4 on mini-glyphs with the model that ships with it</h1>" in text
+    assert "ImageNet100" not in text
+    assert "the paper's data (imagenet100) and the paper's model, ours are not" in html.unescape(text)
+    assert "margin" not in text.partition("<h2>More figures")[0].partition("</style>")[2]
+    assert "<li>four/full ewc seed 2</li>" in text
+    assert "<code>--methods head-only</code>" in text
+    assert "FG-OrIU" in text
+    assert by_request(text).count("<table") == 1
+
+
+def by_request(text):
+    return text.partition("<summary>Request by request")[2].partition("</details>")[0]
+
+
+def test_a_page_of_faces_tells_the_conventions_apart(tmp_path):
+    rows = three_methods()
+    text = finished(tmp_path, rows, "table3", "mini-faces")
+    assert "With margin, ours beside the published" in text
+    assert text.index("With margin, ours beside") < text.index("<h3>Margin-free</h3>")
+    assert "<li>four/4-shot: nothing has been run</li>" in text
+    assert ">difference<" not in text
+    with_margin, free = by_request(text).split("<table")[1:]
+    assert ("published" in with_margin, "published" in free) == (True, False)
+    assert "One seed says nothing" not in text
+    assert ">difference<" in finished(tmp_path, rows, "table3", "casia-face100")
+    assert "One seed says nothing" in finished(tmp_path, rows[rows["seed"] == 0], "table3", "mini-faces")
+
+
+def test_every_table_of_a_page_scrolls_in_a_box_of_its_own(tmp_path):
+    text = finished(tmp_path, three_methods(), "table3", "mini-faces")
+    tables = re.findall(r"(.{0,40})<table", text, re.DOTALL)
+    assert len(tables) > 5
+    assert all('<div class="box"' in before for before in tables)
+
+
+def test_a_model_from_a_file_is_named(tmp_path):
+    runs = pd.DataFrame([{"parameters": {"weights": "/home/me/official.safetensors"}}])
+    assert page.Collected("table3", pd.DataFrame(), runs, {}, [], "x").model == "official.safetensors"
 
 
 def test_a_grid_with_other_methods_adds_to_the_page_and_takes_nothing_away():
@@ -339,21 +507,20 @@ def test_published_faces_stand_beside_figures_with_margin_only():
     figure = page.progress(pd.DataFrame(made_rows(scenario="four/full")), "four/full", "table3")
     assert figure is not None
     panels = {ax.get_title(): {line.get_label(): line.get_ydata() for line in ax.lines} for ax in figure.axes}
-    assert list(panels) == ["H, margin-free", "H with margin", "Acc_o, margin-free", "Acc_o with margin"]
+    assert list(panels) == ["H with margin", "H margin-free", "Acc_o with margin", "Acc_o margin-free"]
     for title, lines in panels.items():
         printed = pd.Series(lines["GS-LoRA++, published"])
         assert printed.isna().all() == ("margin-free" in title), title
     assert list(panels["H with margin"]["GS-LoRA++, published"]) == [73.97, 73.48]
     ours = [panels[title]["gslora++, corrected"] for title in panels]
-    assert [pd.Series(line).mean() for line in ours] == pytest.approx([80.5, 70.5, 1.0, 0.2])
+    assert [pd.Series(line).mean() for line in ours] == pytest.approx([70.5, 80.5, 0.2, 1.0])
 
 
 def test_a_head_without_margin_stands_beside_the_published_as_it_is():
     rows = pd.DataFrame(made_rows(scenario="four/full"))
-    plain = rows.drop(columns=[c for c in rows if c.endswith("margin")])
-    figure = page.progress(plain, "four/full", "table4")
+    figure = page.progress(without_margin(rows), "four/full", "table4")
     assert figure is not None
-    assert [ax.get_title() for ax in figure.axes] == ["H after each request", "Acc_o after each request"]
+    assert [ax.get_title() for ax in figure.axes] == ["H", "Acc_o"]
     for ax in figure.axes:
         printed = next(line for line in ax.lines if line.get_label() == "GS-LoRA++, published")
         assert not pd.Series(printed.get_ydata()[1:]).isna().any()

@@ -161,17 +161,22 @@ class Report:
             if name in self.skipped:
                 lines.append(f"{name:{width}}  not run: {self.skipped[name]}")
             elif name in self.verdicts:
-                judged = [line for line in self.of(name) if line.verdict]
-                lines.append(f"{name:{width}}  {self.verdicts[name]:16}  {'; '.join(map(self.said, judged))}")
+                lines.append(f"{name:{width}}  {self.verdicts[name]:16}  {self.figures_of(name)}")
         return "\n".join(lines)
+
+    def figures_of(self, audit: str) -> str:
+        """Say the judged figures of an audit."""
+        return "; ".join(self.said(line) for line in self.of(audit) if line.verdict)
 
     @staticmethod
     def said(line: Line) -> str:
-        """Say one figure beside the oracles'."""
+        """Say one figure beside the oracles', or the original's where there are none."""
         text = f"{line.figure} {line.value:.1f}"
         if line.band:
             return f"{text} (oracles {line.band.mean:.1f} ± {line.band.reach:.1f})"
-        return f"{text} (oracle {line.oracles[0]:.1f})" if line.oracles else text
+        if line.oracles:
+            return f"{text} (oracle {line.oracles[0]:.1f})"
+        return text if math.isnan(line.original) else f"{text} (original {line.original:.1f})"
 
     def values(self) -> dict[str, Any]:
         """Return all of it as plain values; what was not measured is None."""

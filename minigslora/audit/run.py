@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from minigslora.datasets.detection import DetectionData
 from minigslora.datasets.images import DataSet, Images
 from minigslora.datasets.rendered import mini_faces
 from minigslora.erasure import as_requests, data_for, ledger_rows
-from minigslora.errors import ConfigError, DataError, ModelError, OutputError
+from minigslora.errors import ConfigError, DataError, ModelError, OutputError, WeakOracle
 from minigslora.files import data_root, read_json, write_json
 from minigslora.fingerprint import fingerprint_of, library_fingerprint
 from minigslora.models import checkpoint
@@ -225,7 +226,11 @@ def _original(subject: Subject) -> Subject:
 
 
 def require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
-    """Refuse a reference model that is none: it saw the classes, knows hardly anything, or is given twice."""
+    """Refuse a reference model that is none: it saw the classes, knows hardly anything, or is given twice.
+
+    Warns:
+        WeakOracle: of one that knows clearly less of the other classes than the model under audit.
+    """
     case = subject.case
     most = max(10.0, 200 / len(case.data.classes))
     enough = subject.accuracy(subject.model, case.kept) / 2 if oracles else 0.0
@@ -241,6 +246,13 @@ def require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
                 f"{oracle.name} names only {kept:.1f} % of the others' test images, less than half of what "
                 "the model under audit does; an oracle is trained on all classes that stay, by the "
                 "original's recipe"
+            )
+        if kept < 0.9 * 2 * enough:
+            warnings.warn(
+                f"{oracle.name} names {kept:.1f} % of the others' test images, the model under audit "
+                f"{2 * enough:.1f} %: what it fails at may be weakness, not innocence, and widens the band",
+                WeakOracle,
+                stacklevel=3,
             )
 
 

@@ -141,8 +141,8 @@ class Method(ABC):
         """Return the teacher's outputs; called without gradients."""
         raise ConfigError(f"{self.name} has no teacher")
 
-    def before_step(self) -> None:
-        """Act on the gradients, before they are clipped."""
+    def before_update(self) -> None:
+        """Act on the gradients, once they are clipped."""
 
     def after_step(self, lr: float, progress: Progress) -> None:
         """Act on the parameters after the optimiser (proximal step, averaging)."""

@@ -1,6 +1,7 @@
 """FG-OrIU: the features of forgotten images leave their subspace, those of retained ones stay in theirs.
 
-The released recipe reshapes the gradient of B, (D, r), to (r, D) where it has to transpose it.
+The released recipe reshapes the gradient of B, (D, r), to (r, D) where it has to transpose it, and projects
+A of an FFN's second layer, (r, 4 D), reshaped as well.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from minigslora.tasks import Task
 class FGOrIU(Adapters):
     """L = CE_r + leave · Σ_l ‖F_f P_f‖_* + stay · Σ_l ‖F_r (I − P_r P_rᵀ)‖_F.   arXiv 2601.13578.
 
-    F are the class tokens (B, D) after block l, of norm 1; P_f and P_r are bases of the pre-trained model's
-    on the task's forgotten and retained images. Of adapter matrices with a side of width D, gradients are
-    projected, g ← g (I − P_r P_rᵀ), before they are clipped.
+    F are the class tokens (B, D) after block l, of norm 1; P_f and P_r are bases of the pre-trained model's,
+    as they are, on the task's forgotten and retained images. Of adapter matrices with a side of width D,
+    gradients are projected, g ← g (I − P_r P_rᵀ), once they are clipped.
 
     Attributes:
         leave, stay: weights of the terms.
@@ -63,7 +64,7 @@ class FGOrIU(Adapters):
             retain = step.cross_entropy("retain", self.margin).mean()
         with autocast(step.problem.device, "fp32"):
             for block, (gone, kept) in self.bases.items():
-                tokens = directions(model, seen[block])
+                tokens = F.normalize(class_token(model, seen[block]), dim=1)
                 leave.append(nuclear_norm(step.batch.part(tokens, "forget") @ gone))
                 stay.append(torch.linalg.vector_norm(outside(step.batch.part(tokens, "retain"), kept)))
         terms = {"leave": self.leave * torch.stack(leave).sum(), "stay": self.stay * torch.stack(stay).sum()}
@@ -74,21 +75,37 @@ class FGOrIU(Adapters):
         tokens = list(original_tokens(problem, task).items())[-1 if self.last_only else 0 :]
         self.bases = {b: (basis_of(f, self.energy), basis_of(r, self.energy)) for b, (f, r) in tokens}
         trained = super().begin(problem, task, streams)
-        homes, self.projected = find_blocks(problem.model), []
-        for layer, adapter in lora.adapters(problem.model, task.name):
-            if self.projection != "none" and (block := homes.get(layer)) in self.bases:
-                kept = self.bases[block][1]
-                sides = ((adapter.A, False, adapter.A.shape[1]), (adapter.B, True, len(adapter.B)))
-                self.projected += [(p, is_b, kept) for p, is_b, width in sides if width == len(kept)]
+        homes = find_blocks(problem.model)
+        self.projected = [
+            (matrix, is_b, self.bases[homes[layer]][1])
+            for layer, adapter in lora.adapters(problem.model, task.name)
+            if self.projection != "none" and homes.get(layer) in self.bases
+            for matrix, is_b in ((adapter.A, False), (adapter.B, True))
+        ]
         return trained
 
-    def before_step(self) -> None:
+    def before_update(self) -> None:
         """Project the gradients."""
         for matrix, is_b, kept in self.projected:
-            if (rows := matrix.grad) is not None:
-                if is_b:  # (D, r)
-                    rows = rows.view(-1, len(kept)) if self.projection == "reshaped" else rows.T
-                rows.copy_(outside(rows, kept))
+            if matrix.grad is not None:
+                matrix.grad = free_of(kept, matrix.grad, is_b, self.projection == "reshaped")
+
+
+def free_of(kept: Tensor, gradient: Tensor, is_b: bool, reshaped: bool = False) -> Tensor:
+    """Return the gradient of A (r, D_in) or B (D_out, r) without what lies in the span of ``kept`` (D, k).
+
+    One without a side of width D stays as it is. ``reshaped`` is the released code's way.
+    """
+    width = len(kept)
+    if not is_b and gradient.shape[1] == width:
+        return outside(gradient, kept)
+    if is_b and len(gradient) == width:
+        if reshaped:
+            return outside(gradient.reshape(-1, width), kept).view_as(gradient)
+        return outside(gradient.T, kept).T
+    if reshaped and not is_b and gradient.shape[1] == 4 * width:
+        return outside(gradient.reshape(width, -1).T, kept).reshape(gradient.shape)
+    return gradient
 
 
 @torch.no_grad()
@@ -109,7 +126,7 @@ def original_tokens(problem: Problem, task: Task) -> dict[str, tuple[Tensor, Ten
             with outputs_of(model, blocks) as seen:
                 problem.forward(batch)
             for block, features in seen.items():
-                found.setdefault(block, []).append(directions(model, features))
+                found.setdefault(block, []).append(class_token(model, features))
     if not found:
         raise ModelError(
             f"fg-oriu reads what Transformer blocks give, but this {type(model).__name__} has none that is "
@@ -117,8 +134,3 @@ def original_tokens(problem: Problem, task: Task) -> dict[str, tuple[Tensor, Ten
         )
     kept = len(task.retain_images)
     return {block: ((rows := torch.cat(parts))[kept:], rows[:kept]) for block, parts in found.items()}
-
-
-def directions(model: nn.Module, features: Tensor) -> Tensor:
-    """Return a block's class tokens (B, D) of norm 1."""
-    return F.normalize(class_token(model, features), dim=1)

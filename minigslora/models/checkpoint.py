@@ -251,7 +251,7 @@ SAY_IT = (
 """What to do about a file that does not say its architecture, where nothing else can."""
 
 
-def load(path: Path, otherwise: str = SAY_IT) -> tuple[nn.Module, Card]:
+def load(path: str | Path, otherwise: str = SAY_IT) -> tuple[nn.Module, Card]:
     """Build the model a file describes, with its weights.
 
     A file beside the ``config.json`` of a Deformable DETR is one, as transformers saves it.
@@ -263,6 +263,7 @@ def load(path: Path, otherwise: str = SAY_IT) -> tuple[nn.Module, Card]:
     Raises:
         ModelError: for a file without a card, or whose weights do not fit its architecture.
     """
+    path = Path(path)
     tensors, notes = load_tensors(path)
     if "card" in notes:
         card = card_from(notes["card"], str(path))

@@ -75,6 +75,7 @@ def write(report: Report, path: Path) -> Path:
         title=f"Is it forgotten? {report.asked['model']} on {report.asked['data']}",
         report=report,
         plain=PLAIN,
+        said={audit.name: report.figures_of(audit.name) for audit in done},
         done=done,
         curves={audit.name: curves(report, audit.name) for audit in done},
         judged={audit.name: judged(report, audit.name) for audit in done},

@@ -189,40 +189,42 @@ def with_pre_trained(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([before, rows], ignore_index=True)
 
 
-def beside(rows: pd.DataFrame, table: str) -> pd.DataFrame:
+def beside(rows: pd.DataFrame, table: str, data: str = "") -> pd.DataFrame:
     """Return ours beside a table's published numbers, a line per scenario, method, recipe, task and metric.
 
-    Columns are seeds; ours and sd, margin-free; margin and margin_sd, with the head's margin; published, and
-    difference = margin − published, in points (for a head without margin, ours − published). A standard
+    Columns are seeds; ours and sd, margin-free; margin and margin_sd, with the head's margin, NaN for a head
+    without; and published. Where ``data`` are the table's own there is a difference = margin − published, in
+    points (ours − published for a head without margin); of other data it would mean nothing. A standard
     deviation needs two seeds; it is NaN otherwise.
     """
-    known = {s.name for s in published.table(table).scenarios}
+    described = published.table(table)
+    known = {s.name for s in described.scenarios}
     if strange := sorted(set(rows["scenario"]) - known):
         raise ConfigError(f"{table} has no scenario {strange[0]!r}; it has {', '.join(sorted(known))}")
     keys = ["scenario", "method", "recipe", "task"]
     whole = with_pre_trained(rows)
     order = {tuple(key): place for place, key in enumerate(whole[keys].itertuples(index=False))}
     grouped = whole.groupby(keys, sort=False)
-    mean, sd = grouped.mean(numeric_only=True), grouped.std(numeric_only=True)
+    mean, sd, sizes = grouped.mean(numeric_only=True), grouped.std(numeric_only=True), grouped.size()
     printed = published.read(table).set_index(["scenario", "method", "task"])
     lines = []
     for key in sorted(mean.index, key=lambda k: order[k]):
-        scenario, method, _, task = key
-        place = (scenario, printed_name(method), task)
-        for metric in published.HEADINGS:
-            if metric not in mean or pd.isna(mean.loc[key, metric]):
-                continue
-            margin = f"{metric}_margin" if f"{metric}_margin" in mean else metric
+        ours, spread = mean.loc[key], sd.loc[key]
+        place = (key[0], printed_name(key[1]), key[3])
+        for metric in (m for m in published.HEADINGS if not pd.isna(ours.get(m))):
             known_there = place in printed.index and metric in printed
-            there = float(printed.loc[place, metric]) if known_there else float("nan")
             lines.append(
                 dict(zip(keys, key, strict=True))
-                | {"metric": metric, "seeds": int(grouped.size()[key])}
-                | {"ours": mean.loc[key, metric], "sd": sd.loc[key, metric]}
-                | {"margin": mean.loc[key, margin], "margin_sd": sd.loc[key, margin]}
-                | {"published": there, "difference": mean.loc[key, margin] - there}
+                | {"metric": metric, "seeds": int(sizes[key]), "ours": ours[metric], "sd": spread[metric]}
+                | {f"margin{end}": of.get(f"{metric}_margin") for end, of in (("", ours), ("_sd", spread))}
+                | {"published": printed.loc[place, metric] if known_there else None}
             )
-    return pd.DataFrame(lines)
+    found = pd.DataFrame(lines)
+    numbers = ["ours", "sd", "margin", "margin_sd", "published"]
+    found[numbers] = found[numbers].astype(float)
+    if data and data == described.data:
+        found["difference"] = found["margin"].fillna(found["ours"]) - found["published"]
+    return found
 
 
 def printed_name(method: str) -> str:
@@ -282,41 +284,47 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     grouped = runs.groupby(keys, sort=False)
     mean, sd = grouped.mean(), grouped.std()
     shown = {
-        name: [_cell(m, s, 2) for m, s in zip(mean[name], sd[name], strict=True)]
+        name: [cell(m, s, 2) for m, s in zip(mean[name], sd[name], strict=True)]
         for name in named
         if mean[name].notna().any()
     }
     return pd.DataFrame({"seeds": grouped.size(), **{k: pd.Series(v, mean.index) for k, v in shown.items()}})
 
 
+SIDES = {
+    "ours": ("ours", "sd"),
+    "with margin": ("margin", "margin_sd"),
+    "published": ("published", ""),
+    "difference": ("difference", ""),
+}
+"""What :func:`wide` calls a column of :func:`beside`, and that column's deviation."""
+
+
 def wide(comparison: pd.DataFrame, scenario: str) -> pd.DataFrame:
     """Return one scenario of :func:`beside` to be read: a line per task, cells "mean ± sd".
 
-    Columns are (metric, "ours" | "with margin" | "published" | "difference"), the last one from the two
-    before it.
+    Columns are (metric, "ours" | "with margin" | "published" | "difference"), as far as there is anything.
     """
     part = comparison[comparison["scenario"] == scenario]
-    boxes = part["metric"].isin(published.DETECTION_METRICS).any()  # a detector's head has no margin
     cells: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
     for line in part.to_dict("records"):
         key = (line["method"], line["recipe"], str(line["task"]))
-        heading = published.HEADINGS[line["metric"]]
         cells.setdefault(key, {}).update(
             {
-                (heading, "ours"): _cell(line["ours"], line["sd"]),
-                (heading, "with margin"): "" if boxes else _cell(line["margin"], line["margin_sd"]),
-                **{(heading, side): _cell(line[side]) for side in ("published", "difference")},
+                (published.HEADINGS[line["metric"]], side): cell(line[column], line.get(spread, float("nan")))
+                for side, (column, spread) in SIDES.items()
+                if column in line
             }
         )
     frame = pd.DataFrame.from_dict(cells, orient="index")
     frame.index = pd.MultiIndex.from_tuples(frame.index, names=["method", "recipe", "task"])
-    sides = ("ours", "with margin", "published", "difference")
     frame = frame.loc[:, (frame.fillna("") != "").any()]  # no column of nothing
-    columns = [(h, side) for h in published.HEADINGS.values() for side in sides if (h, side) in frame]
+    columns = [(h, side) for h in published.HEADINGS.values() for side in SIDES if (h, side) in frame]
     return frame.reindex(columns=pd.MultiIndex.from_tuples(columns)).fillna("")
 
 
-def _cell(value: float, sd: float = float("nan"), digits: int = 1) -> str:
+def cell(value: float, sd: float = float("nan"), digits: int = 1) -> str:
+    """Return "mean ± sd"; the mean alone without a deviation, and nothing for NaN."""
     if math.isnan(value):
         return ""
     shown = f"{value:.{digits}f}"

@@ -1,7 +1,8 @@
 """What came of a grid, as tables in CSV and as one HTML page.
 
 ``rows.csv`` has a line per run and task, ``comparison.csv`` ours beside the published numbers (mean and
-standard deviation over seeds), ``report.html`` both to be read, with figures, times and what failed.
+standard deviation over seeds), ``report.html`` both to be read, with figures, times, what failed and what is
+open.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from minigslora.course import plots
 from minigslora.errors import ConfigError
 from minigslora.files import read_json, written_whole
-from minigslora.reproduction import published
+from minigslora.reproduction import published, standing
 from minigslora.reproduction.benchmark import beside, printed_name, summary, wide
 from minigslora.reproduction.grid import read_grid
 from minigslora.reproduction.rendering import render
@@ -28,10 +29,12 @@ class Collected:
     """The runs of a grid of a published table.
 
     Attributes:
+        table: which one.
         rows: a line per finished run and task.
         runs: a line per finished run: its label, parameters, versions, device, seconds.
         failed: the error of each failed run by label.
         missing: labels of runs that have not been carried out.
+        data: what all were run on: a data set's name, or a folder.
     """
 
     table: str
@@ -39,6 +42,13 @@ class Collected:
     runs: pd.DataFrame
     failed: Mapping[str, str]
     missing: Sequence[str]
+    data: str
+
+    @property
+    def model(self) -> str:
+        """What the runs began with, in words."""
+        weights = self.runs["parameters"].iloc[0].get("weights")
+        return Path(weights).name if weights else "the model that ships with it"
 
 
 def collect(folder: Path) -> Collected:
@@ -67,7 +77,8 @@ def collect(folder: Path) -> Collected:
     if not rows:
         reason = next(iter(failed.values()), "none has been carried out")
         raise ConfigError(f"no run of the grid in {folder} has finished: {reason}")
-    return Collected(noted["table"], pd.DataFrame(rows), pd.DataFrame(runs), failed, missing)
+    data = runs[0]["parameters"].get("data_set") or noted.get("data") or "the profile's data"
+    return Collected(noted["table"], pd.DataFrame(rows), pd.DataFrame(runs), failed, missing, data)
 
 
 MOST_LINES = 8
@@ -85,41 +96,22 @@ def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
     if len(tasks) < 2:
         return None
     printed = published.read(table)
-    printed = printed[printed["scenario"] == scenario]
-    drawn = [(method, recipe) for (method, recipe), _ in part.groupby(["method", "recipe"], sort=False)]
-    there = [m for m in part["method"].unique() if printed_name(m) in set(printed["method"])]
-    panels, published_lines = [], [f"{printed_name(method)}, published" for method in there]
-    gap = [float("nan")] * len(tasks)
-    for metric, column, title, label in _shown(part):
-        lines: dict[str, list[float]] = {}
-        for method, recipe in drawn:
-            own = part[(part["method"] == method) & (part["recipe"] == recipe)]
-            means = own.groupby("task")[column].mean()
-            lines[f"{method}, {recipe}"] = [float(means.get(t, float("nan"))) for t in tasks]
-        margin_free = column == metric and f"{metric}_margin" in part
-        for method, name in zip(there, published_lines, strict=True):
-            values = printed[printed["method"] == printed_name(method)].set_index("task")
-            known = metric in values and not margin_free
-            lines[name] = [float(values[metric].get(t, float("nan"))) for t in tasks] if known else gap
-        panels.append(plots.Panel(title, label, lines, dashed=published_lines))
+    by_method = dict(list(printed[printed["scenario"] == scenario].set_index("task").groupby("method")))
+    there = [name for name in map(printed_name, part["method"].unique()) if name in by_method]
+    theirs, panels = next(iter(standing.conventions(part))), []
+    for metric, ending, title in standing.views(part):
+        lines = {
+            f"{method}, {recipe}": own.groupby("task")[metric + ending].mean().reindex(tasks).tolist()
+            for (method, recipe), own in part.groupby(["method", "recipe"], sort=False)
+        }
+        for name in there:
+            known = by_method[name].reindex(tasks).get(metric if ending == theirs else "")
+            lines[f"{name}, published"] = [standing.NAN] * len(tasks) if known is None else known.tolist()
+        panels.append(plots.Panel(title, "percent", lines, dashed=[f"{name}, published" for name in there]))
     columns = [str(t) for t in tasks]
     if len(panels[0].lines) <= MOST_LINES:
         return plots.curves(panels, "task", columns)
     return plots.tables({panel.title: panel.lines for panel in panels}, columns, "task")
-
-
-def _shown(rows: pd.DataFrame) -> list[tuple[str, str, str, str]]:
-    """Return what :func:`progress` draws: the published metric, our column, the panel's title, its unit."""
-    if "ap50_o" in rows:
-        metrics = (("h50", "H of AP50", "H of AP50"), ("ap50_o", "AP50_o", "AP50_o, %"))
-    else:
-        metrics = (("h", "H", "H"), ("acc_o", "Acc_o", "Acc_o, %"))
-    both, one = (("", ", margin-free"), ("_margin", " with margin")), (("", " after each request"),)
-    return [
-        (metric, f"{metric}{column}", f"{name}{title}", label)
-        for metric, name, label in metrics
-        for column, title in (both if f"{metric}_margin" in rows else one)
-    ]
 
 
 def write(folder: Path) -> Path:
@@ -128,30 +120,53 @@ def write(folder: Path) -> Path:
     Raises:
         ConfigError: where there is no grid, or not one finished run.
     """
-    plots.style()
     found = collect(folder)
-    comparison = beside(found.rows, found.table)
+    comparison = beside(found.rows, found.table, found.data)
     for name, frame in (("rows.csv", found.rows), ("comparison.csv", comparison)):
         with written_whole(folder / name) as temporary:
             frame.round(4).to_csv(temporary, index=False)
+    return show(found, folder / "report.html")
+
+
+def show(found: Collected, path: Path) -> Path:
+    """Write the page of a grid's runs; return its path."""
+    plots.style()
     table, present = published.table(found.table), set(found.rows["scenario"])
     parameters = list(found.runs["parameters"])
     common = {k: v for k, v in parameters[0].items() if all(other.get(k) == v for other in parameters)}
     runs = found.runs[["run", "seconds", "device", "threads", "folder"]].set_index("run")
     return render(
         "grid.html",
-        folder / "report.html",
-        title=f"{table.name}: {table.title}",
-        failed=found.failed,
-        missing=found.missing,
-        summary=summary(found.rows),
-        scenarios=[
-            (s.name, wide(comparison, s.name), progress(found.rows, s.name, found.table))
-            for s in table.scenarios
-            if s.name in present
-        ],
+        path,
+        title=f"{table.label} on {Path(found.data).name} with {found.model}",
+        found=found,
+        table=table,
+        margin="h_margin" in found.rows,
+        metrics=list(map(standing.heading, standing.metrics(found.rows))),
+        control=standing.HEAD_ONLY in set(found.rows["method"]),
+        scenarios=[_scenario(found, s.name) for s in table.scenarios if s.name in present],
+        absent=[s.name for s in table.scenarios if s.name not in present],
+        summary=summary(standing.ranked(found.rows)),
         common={**common, "versions": found.runs["versions"].iloc[0]},
         runs=runs.assign(
             parameters=[", ".join(f"{k} = {v}" for k, v in p.items() if k not in common) for p in parameters]
         ),
     )
+
+
+def _scenario(found: Collected, name: str) -> dict[str, Any]:
+    """Return what the page shows of one scenario."""
+    rows = found.rows[found.rows["scenario"] == name]
+    requests = wide(beside(standing.ranked(rows), found.table, found.data), name)
+    free = requests.columns.get_level_values(1) == "ours"
+    apart = (requests.loc[:, ~free], requests.loc[:, free]) if "h_margin" in rows else (requests,)
+    return {
+        "name": name,
+        "figure": standing.drawn(rows, name, found.table),
+        "standing": {
+            heading: standing.standing(rows, name, found.table, ending, found.data)
+            for ending, heading in standing.conventions(rows).items()
+        },
+        "paired": standing.paired(rows, name),
+        "requests": apart,
+    }

@@ -59,11 +59,12 @@ class Table:
 
     Attributes:
         name: what it is called in commands.
-        title: what it shows.
+        title: what is asked.
         notebook: the notebook that runs its scenarios.
         scenarios: its parts, in print order.
         parameters: what a run of a grid asks of the notebook besides: to leave out what is for its
             reader only.
+        data: the paper's own, as commands call them; "" where nothing was printed.
     """
 
     name: str
@@ -71,6 +72,12 @@ class Table:
     notebook: str
     scenarios: tuple[Scenario, ...]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    data: str = ""
+
+    @property
+    def label(self) -> str:
+        """What it is called in text: "Table 3"; "Strangers" of a setting that no paper has."""
+        return self.name.replace("table", "table ").capitalize()
 
     @property
     def csv(self) -> Path | None:
@@ -107,20 +114,17 @@ _COCO = Setting(requests=(10,) * 7, shots=32, order=123, shuffle="numpy", preset
 
 FACES, IMAGES, BOXES = "07_face_benchmark", "08_image_classification", "09_object_detection"
 FOUR = "four requests of 20 of 100"
+WITHOUT = "5 retained ones without images"
+CASIA = "casia-face100"
 _TABLES = (
-    Table("table2", "Faces, one request of 5, 10, 50 or 90 of 100 identities", FACES, _SINGLE),
-    Table("table3", f"Faces, {FOUR} identities", FACES, _FOUR),
-    Table("table4", f"ImageNet100, {FOUR} classes", IMAGES, (_IMAGENET,), {"images_missing": []}),
-    Table("table5", f"Faces, {FOUR} identities, 5 retained ones without images", FACES, (_MISSING,)),
-    Table(
-        "strangers",
-        f"Faces, {FOUR} identities, strangers' images in place of retained ones",
-        FACES,
-        (_STRANGERS,),
-    ),
+    Table("table2", "one request of 5, 10, 50 or 90 of 100 identities", FACES, _SINGLE, data=CASIA),
+    Table("table3", f"{FOUR} identities", FACES, _FOUR, data=CASIA),
+    Table("table4", f"{FOUR} classes", IMAGES, (_IMAGENET,), {"images_missing": []}, "imagenet100"),
+    Table("table5", f"{FOUR} identities, {WITHOUT}", FACES, (_MISSING,), data=CASIA),
+    Table("strangers", f"{FOUR} identities, strangers' images in place of the rest's", FACES, (_STRANGERS,)),
     Table(
         "coco",
-        "Object detection, seven requests of 10 of 80 categories (fewer at a smaller scale)",
+        "object detection, seven requests of 10 of 80 categories (fewer at a smaller scale)",
         BOXES,
         (Scenario("sequence", _COCO),),
     ),
@@ -144,7 +148,7 @@ def read(name: str) -> pd.DataFrame:
     """
     described, columns = table(name), ["scenario", "method", "task", *METRICS]
     if described.csv is None:
-        return pd.DataFrame(columns=columns)
+        return pd.DataFrame(columns=columns).astype(dict.fromkeys(METRICS, float))
     later = pd.read_csv(LATER)
     printed = pd.concat([pd.read_csv(described.csv), later[later["table"] == name]], ignore_index=True)
     printed = printed.rename(columns=str.lower)

@@ -23,9 +23,9 @@ def render(template: str, path: Path, **content: Any) -> Path:
 
 
 def _table(frame: pd.DataFrame) -> Markup:
-    """Return a frame as a table, its index in front, numbers with one digit after the point."""
-    shown = frame.reset_index()
-    return Markup(shown.to_html(index=False, border=0, float_format=lambda v: f"{v:.1f}", na_rep="–"))
+    """Return a frame as a table in a box that scrolls: its index in front, numbers with one digit."""
+    shown = frame.reset_index().to_html(index=False, border=0, float_format=lambda v: f"{v:.1f}", na_rep="–")
+    return Markup(f'<div class="box" tabindex="0">{shown}</div>')
 
 
 def _png(figure: Figure) -> str:

@@ -9,6 +9,7 @@ from minigslora.course.plots.adapters import differences, lora_layer, model_map,
 from minigslora.course.plots.bands import Banded, Compared, banded, beside_band, verdicts
 from minigslora.course.plots.charts import (
     Panel,
+    Points,
     bars,
     class_map,
     curves,
@@ -16,6 +17,7 @@ from minigslora.course.plots.charts import (
     histograms,
     overlaid,
     per_class,
+    points,
     scattered,
     tables,
 )
@@ -46,6 +48,7 @@ __all__ = [
     "Compared",
     "Panel",
     "PictureRow",
+    "Points",
     "banded",
     "bars",
     "beside_band",
@@ -72,6 +75,7 @@ __all__ = [
     "per_class",
     "photographs",
     "png",
+    "points",
     "scattered",
     "selection",
     "show",

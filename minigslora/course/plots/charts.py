@@ -259,3 +259,41 @@ def scattered(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     legend_beside(ax, 1.02)
     return fig
+
+
+@dataclass(frozen=True)
+class Points:
+    """One panel of figures of several methods.
+
+    Attributes:
+        title: what the panel shows.
+        values: mean and spread by row; without a spread (NaN) a point has no bar.
+        marks: figures of somebody else beside them, by row; NaN for none.
+    """
+
+    title: str
+    values: Mapping[str, tuple[float, float]]
+    marks: Mapping[str, float] = field(default_factory=dict)
+
+
+@figure()
+def points(panels: Sequence[Points], xlabel: str, marked: str) -> Figure:
+    """Draw points with their spreads, a row a method, panels side by side; ``marked`` names the marks."""
+    rows = list(panels[0].values)
+    size = (2.2 + 2.3 * len(panels), 1.2 + 0.27 * len(rows))
+    fig, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
+    for ax, panel in zip(axes.flat, panels, strict=True):
+        middle, spread = np.array([panel.values[row] for row in rows], dtype=float).T
+        places = range(len(rows))
+        look = {"fmt": "o", "markersize": 5, "capsize": 3, "color": COLOURS["retain"]}
+        ax.errorbar(middle, places, xerr=spread, label="ours", **look)
+        theirs = [panel.marks.get(row, np.nan) for row in rows]
+        if not np.isnan(theirs).all():
+            ax.plot(theirs, places, "D", mfc="none", color=COLOURS["forget"], markersize=5, label=marked)
+            named = ax.get_legend_handles_labels()
+            axes[0, -1].legend(*named, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        ax.set_title(panel.title)
+        ax.set(xlabel=xlabel, yticks=places, yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
+        ax.margins(x=0.08)
+        ax.tick_params(labelsize=9)
+    return fig
