@@ -49,7 +49,7 @@ class GSLoRADeep(GSLoRADistill):
 
     stay: NonNegative = 10.0
     move: NonNegative = 10.0
-    blur: NonNegative = 0.0
+    blur: NonNegative = 30.0
     centre: Tensor = state()
     towards: Tensor = state()
     common: Tensor = state()
