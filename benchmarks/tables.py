@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
@@ -52,6 +53,8 @@ MISSING = (*MARGIN[:6], "fall of Acc_m", *MARGIN[6:])
 PLAIN = ("H", "Acc_r", "fall of Acc_r", "worst fall", "Acc_f", "worst Acc_f", "Acc_o", "worst Acc_o")
 OUTSIDE = (*PLAIN, "outside", "fall outside", "worst fall outside", "zero groups")
 BOXES = ("H50", "AP50_r", "fall of AP50_r", "worst fall of AP50_r", "worst AP50_f", "worst AP50_o")
+SPREAD = ("H", "H with margin", "H50", "outside")
+"""Columns that have the standard deviation, too."""
 
 
 # --- kinds of tables ----------------------------------------------------------------------------------
@@ -59,7 +62,7 @@ BOXES = ("H50", "AP50_r", "fall of AP50_r", "worst fall of AP50_r", "worst AP50_
 
 @dataclass(frozen=True)
 class Summary:
-    """A line per method: mean ± standard deviation over seeds, best H first.
+    """A line per method: means over seeds, those of ``SPREAD`` with their standard deviation; best H first.
 
     Attributes:
         name: of the mark.
@@ -82,6 +85,8 @@ class Summary:
             made = made.rename(columns={"scenario": "setting", "method": "value"}).sort_index()
         keys = [k for k in made if k in ("setting", "value", *KEYS)]
         told = [k for k in keys if k in ("method", "value") or made[k].nunique() > 1]
+        for column in {*self.columns} & {*made} - {*SPREAD}:
+            made[column] = made[column].str.partition(" ±")[0]
         return made[[*told, "seeds", *(c for c in self.columns if c in made)]].fillna("–").replace("", "–")
 
 
@@ -178,6 +183,34 @@ class Cells:
 
 
 @dataclass(frozen=True)
+class Trials:
+    """All trials of a search, a line for each group, best first: settings and what they came to.
+
+    Attributes:
+        name: of the mark.
+        file: of the rows, without its ending.
+        by: what the trials of a line have in common.
+        best: the column that is shown, the higher the better; its mean where settings ran more than once.
+    """
+
+    name: str
+    file: str
+    by: tuple[str, ...]
+    best: str
+
+    def frame(self) -> pd.DataFrame:
+        """Return the cells."""
+        lines = []
+        for key, rows in chosen(self.file).groupby([*self.by], sort=False):
+            trials = rows.groupby("settings")[self.best].mean().sort_values(ascending=False)
+            told = ", ".join(f"`{settings}` {value:.1f}" for settings, value in trials.items())
+            lines.append(
+                dict(zip(self.by, map(str, key), strict=True)) | {f"settings, {self.best.upper()}": told}
+            )
+        return pd.DataFrame(lines)
+
+
+@dataclass(frozen=True)
 class Audits:
     """How many runs of each method an audit finds to remember, of how many it can tell of."""
 
@@ -211,12 +244,9 @@ class Index:
         lines = []
         for line in pd.read_csv(INDEX, dtype=str).fillna("").to_dict("records"):
             rows = chosen(line["file"])
-            seeds = ", ".join(map(str, sorted(rows["seed"].unique()))) if "seed" in rows else "0"
-            made = (
-                "; ".join(f"`{c.strip()}`" for c in line["command"].split(";"))
-                if line["command"]
-                else "by hand"
-            )
+            seeds = ", ".join(map(str, sorted(rows["seed"].unique()))) if "seed" in rows else "–"
+            steps = [step.strip() for step in line["command"].split(";")]
+            made = "; ".join(f"`{step}`" if step.startswith("uv run ") else step for step in steps)
             lines.append(
                 {"file": f"[{line['file']}.csv]({line['file']}.csv)", "made by": made}
                 | {"last changed": line["commit"], "rows": str(len(rows)), "seeds": seeds}
@@ -235,9 +265,19 @@ AP = {
     "AP50_o": "ap50_o",
     "H of AP50": "h50",
 }
-TRIAL = {"method": "method", "images": "images", "passes": "passes", "settings": "settings"}
 
-TABLES: tuple[Summary | Paired | Cells | Audits | Index, ...] = (
+OUTSIDE_BY_REQUEST = {
+    "request": "task",
+    "Acc_r before": "acc_r_before",
+    "Acc_r": "acc_r",
+    "Acc_f": "acc_f",
+    "Acc_o": "acc_o",
+    "outside": "acc_outside",
+    "fall outside": "acc_outside_before - acc_outside",
+    "worst seed": "max acc_outside_before - acc_outside",
+}
+
+TABLES: tuple[Summary | Paired | Cells | Trials | Audits | Index, ...] = (
     Index("files"),
     Summary(
         "headline",
@@ -277,21 +317,15 @@ TABLES: tuple[Summary | Paired | Cells | Audits | Index, ...] = (
     Summary("casia112", "casia_face100_112_table3"),
     Summary("glyphs", "mini_glyphs_table4", "", OUTSIDE),
     Summary("glyphs-unheld", "mini_glyphs_table4_unheld", "", OUTSIDE),
-    Cells(
-        "glyphs-requests",
-        "mini_glyphs_table4",
-        {
-            "request": "task",
-            "Acc_r before": "acc_r_before",
-            "Acc_r": "acc_r",
-            "Acc_f": "acc_f",
-            "Acc_o": "acc_o",
-            "outside": "acc_outside",
-            "fall outside": "acc_outside_before - acc_outside",
-            "worst seed": "max acc_outside_before - acc_outside",
-        },
-        ("task",),
-        "gslora++ corrected",
+    *(
+        Cells(
+            f"glyphs-requests{end}",
+            f"mini_glyphs_table4{end}",
+            OUTSIDE_BY_REQUEST,
+            ("task",),
+            "gslora++ corrected",
+        )
+        for end in ("", "_unheld")
     ),
     Summary("tiny-imagenet", "tiny_imagenet_table4", "", (*PLAIN, "zero groups")),
     Summary("scenes", "mini_scenes_coco", "", BOXES),
@@ -317,7 +351,7 @@ TABLES: tuple[Summary | Paired | Cells | Audits | Index, ...] = (
     Summary("baselines-few", "mini_faces_baselines"),
     Summary("baselines-casia", "casia_face100_table3", "four/full corrected"),
     Audits("audits", "mini_faces_audits"),
-    Cells("tuning-baselines", "baselines_tuning", {**TRIAL, "H": "h", "Acc_r": "acc_r", "Acc_f": "acc_f"}),
+    Trials("tuning-baselines", "baselines_tuning", ("method", "images", "passes"), "h"),
     Cells(
         "tuning-missing",
         "missing_tuning",
@@ -334,13 +368,7 @@ TABLES: tuple[Summary | Paired | Cells | Audits | Index, ...] = (
         }
         | {"Acc_f, first": "acc_f_1", "fourth ": "acc_f_4", "Acc_o, fourth": "acc_o_4"},
     ),
-    Cells(
-        "tuning-detection",
-        "detection_tuning",
-        {"requests": "requests", "settings": "settings", "runs": "count h50", "H50": "h50"}
-        | {"AP50_f": "ap50_f", "fall of AP50_r": "ap50_r_before - ap50_r"},
-        ("requests", "settings"),
-    ),
+    Trials("tuning-detection", "detection_tuning", ("requests",), "h50"),
     Cells(
         "tuning-worst",
         "detection_worst",
@@ -357,6 +385,12 @@ TABLES: tuple[Summary | Paired | Cells | Audits | Index, ...] = (
 # --- reading and writing ------------------------------------------------------------------------------
 
 
+@cache
+def whole(path: Path) -> pd.DataFrame:
+    """Return a file's rows."""
+    return pd.read_csv(path) if path.is_file() else pd.DataFrame()
+
+
 def chosen(file: str | pd.DataFrame, rows: str = "") -> pd.DataFrame:
     """Return rows of one of the CSV files; no rows where there is no such file yet.
 
@@ -365,9 +399,7 @@ def chosen(file: str | pd.DataFrame, rows: str = "") -> pd.DataFrame:
         rows: which: a pandas query where it holds a comparison (``==``, ``<`` …), else words that all have
             to fit: ``column=one,or,another``, or a scenario, method or recipe by itself.
     """
-    if isinstance(file, str) and not (RESULTS / f"{file}.csv").is_file():
-        return pd.DataFrame()
-    frame = pd.read_csv(RESULTS / f"{file}.csv") if isinstance(file, str) else file
+    frame = whole(RESULTS / f"{file}.csv") if isinstance(file, str) else file
     if {"setting", "value"} <= {*frame}:
         frame = frame.rename(columns={"setting": "scenario", "value": "method"}).assign(recipe="")
     if re.search("[=!<>]=|[<>]", rows):
@@ -389,7 +421,7 @@ def markdown(frame: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(cell.strip() for cell in line)} |\n" for line in lines)
 
 
-def filled(text: str, tables: Sequence[Summary | Paired | Cells | Audits | Index] = TABLES) -> str:
+def filled(text: str, tables: Sequence[Summary | Paired | Cells | Trials | Audits | Index] = TABLES) -> str:
     """Return a page with each marked place filled.
 
     Raises:

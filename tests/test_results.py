@@ -43,6 +43,28 @@ def test_rows_that_are_not_there_yet_are_said_to_be_missing():
     assert made == text.replace("old", tables.NOTHING)
 
 
+def test_audits_count_the_models_that_are_found_to_remember(monkeypatch):
+    rows = pd.DataFrame(
+        [
+            ("der", seed, 5, audit, figure, verdict)
+            for seed, verdict in ((0, "remembers"), (1, "passes"))
+            for audit, figure in (("probe", "a"), ("probe", "b"), ("rows", "c"))
+        ]
+        + [("lwf", 0, 5, "probe", "a", "cannot tell here"), ("lwf", 0, 5, "rows", "c", "remembers")]
+        + [("lwf", 0, 3, "probe", "a", "remembers"), ("der", 0, 5, "probe", "shown", None)],
+        columns=["method", "seed", "references", "audit", "figure", "verdict"],
+    )
+    monkeypatch.setattr(tables, "chosen", lambda file, rows_="": rows)
+    made = tables.Audits("x", "a file").frame().set_index("method")
+    assert made.loc["der"].tolist() == ["1 of 2", "1 of 2"]
+    assert made.loc["lwf"].tolist() == ["–", "1 of 1"]
+
+
+def test_trials_are_listed_best_first():
+    made = tables.Trials("x", "baselines_tuning", ("method", "passes"), "h").frame().set_index("method")
+    assert made.loc["finetune"].tolist() == ["5", "`lr=3e-4` 82.4, `lr=1e-3` 75.6"]
+
+
 def test_differences_are_paired_over_the_seeds_that_both_have():
     made = tables.Paired(
         "x", "mini_faces_table3", "four/full der++,scrub corrected", {"method": "gslora++"}
@@ -126,7 +148,7 @@ def claim(
     ("made", "fault"),
     [
         (claim("74.4"), ""),
-        (claim("74.5"), "faces: a text: 74.5 is 74.4"),
+        (claim("74.5"), "faces: a text: 74.5 is 74.39"),
         (claim("12", how="count"), ""),
         (claim("-0.23", column="h_margin", minus="four/full corrected gslora++"), ""),
         (claim("0.35", column="h_margin", how="reach", minus="four/full corrected gslora++"), ""),
@@ -139,14 +161,34 @@ def test_a_claim_is_computed_from_its_rows(made, fault):
     assert made.fault() == fault if not fault else made.fault().startswith(fault)
 
 
-@pytest.mark.parametrize(
-    ("value", "digits", "shown"), [(48.5, 0, "49"), (6.6458, 1, "6.6"), (-0.04, 1, "-0.0"), (1.45, 1, "1.5")]
-)
-def test_halves_are_rounded_away_from_zero(value, digits, shown):
-    assert str(claims.rounded(value, digits)) == shown
+@pytest.mark.parametrize(("printed", "holds"), [("48", True), ("49", True), ("48.5", True), ("50", False)])
+def test_what_lies_halfway_may_be_rounded_either_way(printed, holds):
+    made = claim(printed, rows="lirf", column="acc_f", file="mini_faces_baselines")
+    assert (made.fault() == "") == holds
 
 
 def test_one_line_of_the_table_may_claim_several_numbers():
     held = [c for c in claims.claims() if c.page == "README" and c.text.startswith("distillation 87.1 and")]
     assert [(c.printed, c.column) for c in held[:2]] == [("87.1", "h"), ("20.7", "h_margin")]
     assert all(c.text[c.start :].startswith(c.printed) for c in claims.claims())
+
+
+# --- links --------------------------------------------------------------------------------------------
+
+
+def anchors(path):
+    titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize(
+    "path", [*PAGES, ROOT / "README.md", ROOT / "benchmarks" / "README.md"], ids=lambda p: p.stem
+)
+def test_links_to_the_pages_of_results_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^):]+)\)", path.read_text(encoding="utf-8")):
+        file, _, anchor = target.partition("#")
+        found = (path.parent / file).resolve() if file else path
+        if found.parent != tables.RESULTS or found.name == "mini_faces_audits.csv":
+            continue
+        assert found.is_file(), target
+        assert not anchor or anchor in anchors(found), target
