@@ -4,9 +4,10 @@ With embeddings e of an edited model, e₀ of the original one, and a direction 
 
     1 − cos(e(x), e₀(x))                                                     (12.4)
     1 − cos(e(x), t(x)),  t(x) = Σ_c softmax(z̃(x))_c ŵ_c                     (12.5)
-    ReLU(mean cos of pairs of one class − mean cos of pairs of two)          (12.6)
-    row = length · normalise(−m̂ + ½ r),  r a random unit vector              (12.7)
-    bias = min over x of (mean over others c of z_c(x) − row · e(x))         (12.8)
+    z̃(x) = head(ẽ(x)),  ẽ = ‖e₀‖ · normalise(e₀ − (e₀ · ŵ_y) ŵ_y)            (12.6)
+    ReLU(mean cos of pairs of one class − mean cos of pairs of two)          (12.7)
+    row = length · normalise(−m̂ + ½ r),  r a random unit vector              (12.8)
+    bias = min over x of (mean over others c of z_c(x) − row · e(x))         (12.9)
 """
 
 from __future__ import annotations
@@ -31,8 +32,23 @@ def mixtures(said: Tensor, towards: Tensor) -> Tensor:
     return said.softmax(dim=1) @ towards
 
 
+def unacquainted(embeddings: Tensor, own: Tensor) -> Tensor:
+    """Return ẽ, what is left of e₀ (B, D) without its own class's direction ŵ_y, as long as e₀ was   (12.6).
+
+    Leaving the class's logit out is not enough. A face lies near its own row and far from all others, so
+    that the rest of its logits is flatter than a stranger's, and tells it from one.
+
+    Args:
+        embeddings: e₀.
+        own: ŵ_y, (B, D), of length 1.
+    """
+    rest = embeddings - (embeddings * own).sum(dim=1, keepdim=True) * own
+    length: Tensor = torch.linalg.vector_norm(embeddings, dim=1, keepdim=True)
+    return length * F.normalize(rest, dim=1)
+
+
 def cohesion(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Return ReLU(mean cos of pairs of one class − mean cos of pairs of two)   (12.6).
+    """Return ReLU(mean cos of pairs of one class − mean cos of pairs of two)   (12.7).
 
     Zero where there is no pair of either kind.
     """
@@ -44,7 +60,7 @@ def cohesion(embeddings: Tensor, labels: Tensor) -> Tensor:
 
 
 def nobodys_rows(common: Tensor, length: Tensor, count: int, stream: torch.Generator) -> Tensor:
-    """Return normalise(−m̂ + ½ r) · length with r random unit vectors, (count, D)   (12.7).
+    """Return normalise(−m̂ + ½ r) · length with r random unit vectors, (count, D)   (12.8).
 
     They point away from m, which the kept classes share, and tell nothing of what they stand in for.
     """
@@ -53,7 +69,7 @@ def nobodys_rows(common: Tensor, length: Tensor, count: int, stream: torch.Gener
 
 
 def out_of_reach(kept: Tensor, new: Tensor) -> Tensor:
-    """Return b_c = min over x of (mean over kept c' of z_c'(x) − w_c · e(x)), (n,)   (12.8).
+    """Return b_c = min over x of (mean over kept c' of z_c'(x) − w_c · e(x)), (n,)   (12.9).
 
     With it no image at hand has a higher logit for a new row than for the kept classes on average.
 

@@ -271,7 +271,7 @@ def forget(
 
 
 def knows_moved(problem: Classification, task: Task, seed: int = 0) -> bool:
-    """Return whether the model names retained training images about as well once they are augmented.
+    """Return whether the pre-trained model names retained images about as well once they are augmented.
 
     A model that was trained without augmentation may not. Terms that hold its answers to true labels on
     augmented images would then teach it something new, at the cost of what it knows of images as they are.
@@ -284,10 +284,9 @@ def knows_moved(problem: Classification, task: Task, seed: int = 0) -> bool:
     images, labels = data.images[rows], data.labels[rows]
     moves = Streams(seed)("knows moved", device=problem.device)
     moved = (augment(images, moves, problem.data.mirrored) * 255).round().to(torch.uint8)
-    still, turned = (
-        float((problem.logits_of(ImageSet(x, labels, data.classes)).argmax(dim=1) == labels).float().mean())
-        for x in (images, moved)
-    )
+    with lora.bypassed(problem.model):  # a run that is taken up has to find what it found at first
+        both = [problem.logits_of(ImageSet(x, labels, data.classes)).argmax(dim=1) for x in (images, moved)]
+    still, turned = (float((said == labels).float().mean()) for said in both)
     if turned >= MOVED * still:
         return True
     warnings.warn(

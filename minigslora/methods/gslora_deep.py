@@ -17,7 +17,7 @@ from torch import Tensor
 
 from minigslora import rows
 from minigslora.config import NonNegative
-from minigslora.embeddings import away, cohesion, mixtures, nobodys_rows, out_of_reach
+from minigslora.embeddings import away, cohesion, mixtures, nobodys_rows, out_of_reach, unacquainted
 from minigslora.lora import bypassed
 from minigslora.methods.base import ParamGroup, Step, Terms, state
 from minigslora.methods.gslora_distill import GSLoRADistill
@@ -30,7 +30,9 @@ from minigslora.tasks import Task
 
 @dataclass(kw_only=True)
 class GSLoRADeep(GSLoRADistill):
-    """L = GS-LoRA-distill's + stay · (12.4) + move · (12.5) + blur · (12.6); then :func:`nobodys_rows`.
+    """L = GS-LoRA-distill's + stay · (12.4) + move · (12.5) + blur · (12.7); then :func:`nobodys_rows`.
+
+    Of forgotten images z̃ is (12.6), here and in distillation's term.
 
     A cosine head reads the embedding's direction from the origin; for a linear one e below is the embedding
     less the mean of the original model's on the task's images, and w_c a row less the mean of all.
@@ -38,7 +40,7 @@ class GSLoRADeep(GSLoRADistill):
     Attributes:
         stay: weight of (12.4), on retained images, and on foreign ones where the task has some.
         move: weight of (12.5), on forgotten images.
-        blur: weight of (12.6), on forgotten images.
+        blur: weight of (12.7), on forgotten images.
         centre: the mean embedding, (D,); zero for a cosine head.
         towards: the direction w_c of each class, (C, D).
         common: the direction that the kept classes share, (D,).
@@ -67,11 +69,20 @@ class GSLoRADeep(GSLoRADistill):
             terms["stay"] = self.stay * away(now, then).mean()
         if (forgotten := step.objects("forget", "embedding")) is not None:
             now, labels = forgotten[0] - self.centre, forgotten[1]
-            said = without(step.teacher("forget"), self.gone) / (self.temperature * self.spread)
+            said = self.told(step, "forget") / (self.temperature * self.spread)
             terms["move"] = self.move * away(now, mixtures(said, self.towards)).mean()
             if self.blur:
                 terms["blur"] = self.blur * cohesion(now, labels)
         return terms
+
+    @torch.no_grad()
+    def told(self, step: Step, role: Role) -> Tensor:
+        """Return z̃, of forgotten images from what is left of their embeddings (12.6)."""
+        if role != "forget":
+            return super().told(step, role)
+        labels = step.batch.part(step.batch.targets, role)
+        rest = unacquainted(step.teacher(role, "embedding") - self.centre, self.towards[labels])
+        return without(step.problem.head(self.centre + rest), self.gone)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Attach fresh adapters, and look at how the original model's embeddings and classes lie."""

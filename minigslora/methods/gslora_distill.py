@@ -60,10 +60,13 @@ class GSLoRADistill(GSLoRA):
         names = {"retain": "keep", "forget": "redirect", "foreign": "foreign"}
         for role, weight in weights.items():
             if (now := step.objects(role)) is not None:
-                taught = without(step.teacher(role), self.gone)
-                distance = softened_kl(taught, now[0], self.temperature * self.spread)
+                distance = softened_kl(self.told(step, role), now[0], self.temperature * self.spread)
                 terms[names[role]] = weight * distance.mean()
         return terms
+
+    def told(self, step: Step, role: Role) -> Tensor:
+        """Return z̃, what the pre-trained model says of a role's images without the forgotten classes."""
+        return without(step.teacher(role), self.gone)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Mark the classes forgotten so far, then attach fresh adapters."""
