@@ -358,6 +358,14 @@ TABLES: tuple[Summary | Paired | Cells | Trials | Audits | Index, ...] = (
         {"held": "settings", "Acc_r": "acc_r", "Acc_f": "acc_f", "Acc_m": "acc_m"},
     ),
     Cells(
+        "tuning-deep",
+        "deep_tuning",
+        {"model": "model", "z̃": "variant", "blur": "blur", "passes": "epochs", "T": "temperature"}
+        | {"H": "h", "H with margin": "h_margin", "probe, 4": "probe_4", "probe, all": "probe_all"}
+        | {"5 photographs": "prototype_5", "relearning": "relearning_as_in_file"}
+        | {"rows drawn anew": "relearning_anew", "strangers": "strangers_confidence"},
+    ),
+    Cells(
         "tuning-glyphs",
         "glyphs_tuning",
         {

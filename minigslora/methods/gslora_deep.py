@@ -51,7 +51,7 @@ class GSLoRADeep(GSLoRADistill):
 
     stay: NonNegative = 10.0
     move: NonNegative = 10.0
-    blur: NonNegative = 30.0
+    blur: NonNegative = 10.0
     centre: Tensor = state()
     towards: Tensor = state()
     common: Tensor = state()
