@@ -100,7 +100,7 @@ def forget(
     classes: Annotated[list[str], Opt(help="Classes to forget, a,b,c; given again: the next request.")],
     weights: Annotated[Path, Opt(help="The model's weights: safetensors, or a state dict.")],
     model: TimmName = None,
-    method: Annotated[str, Opt(help="gslora++, gslora, …")] = "gslora++",
+    method: Annotated[str, Opt(help="gslora-deep, gslora++, gslora, …")] = "gslora-deep",
     recipe: Annotated[str, Opt(help="corrected or released.")] = "corrected",
     ratio: Annotated[float, Opt(help="Share of the training images used.")] = 0.1,
     shots: Annotated[int, Opt(help="Images of each class used instead, if not 0.")] = 0,

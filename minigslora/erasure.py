@@ -198,7 +198,7 @@ def forget(
     data: DataSet | str | Path,
     classes: Sequence[str | int] | Sequence[Sequence[str | int]],
     *,
-    method: str = "gslora++",
+    method: str = "gslora-deep",
     recipe: str = "corrected",
     ratio: float = 0.1,
     shots: int = 0,

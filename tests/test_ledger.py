@@ -64,7 +64,7 @@ def test_a_finalised_file_says_what_it_forgot(tmp_path):
     first, second = ledger.read(notes, "erased.safetensors")
     assert (first.request, first.classes, first.rows) == ("task1", ("person-001",), (1,))
     assert (second.request, second.classes, second.rows) == ("task2", ("person-002", "person-004"), (2, 4))
-    assert {(e.method, e.recipe, e.weights) for e in (first, second)} == {("gslora++", "corrected", original)}
+    assert {(e.method, e.recipe, e.weights) for e in (first, second)} == {("gslora-deep", "corrected", original)}
     assert first.version
     assert first.date == ledger.today()
 
