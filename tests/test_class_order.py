@@ -230,7 +230,7 @@ def test_classes_without_a_test_image_are_named(tmp_path, capsys):
 
 def test_an_erasure_that_changed_nothing_says_so_and_exits_with_3(numbered, weights, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("\n".join(NATURAL))
-    more = ["--class-names", str(tmp_path / "names.txt"), "--classes=#0"]
+    more = ["--class-names", str(tmp_path / "names.txt"), "--classes=#0", "--method", "gslora++"]
     arguments = command(weights, numbered, tmp_path / "out", *more)
     arguments[arguments.index("epochs=40")] = "epochs=0"
     assert code(arguments) == 3

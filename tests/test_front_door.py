@@ -160,7 +160,7 @@ def test_the_report_is_whole_and_needs_nothing_from_outside(erased):
     assert "<script" not in page
     assert "url(" not in page
     assert len(re.findall(r'<img alt="[^"]+"', page)) == 2
-    for expected in ("Acc_r before", "gslora++", "corrected", torch.__version__.split("+")[0], "red"):
+    for expected in ("Acc_r before", "gslora-deep", "corrected", torch.__version__.split("+")[0], "red"):
         assert expected in page
 
 

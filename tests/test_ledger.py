@@ -64,7 +64,9 @@ def test_a_finalised_file_says_what_it_forgot(tmp_path):
     first, second = ledger.read(notes, "erased.safetensors")
     assert (first.request, first.classes, first.rows) == ("task1", ("person-001",), (1,))
     assert (second.request, second.classes, second.rows) == ("task2", ("person-002", "person-004"), (2, 4))
-    assert {(e.method, e.recipe, e.weights) for e in (first, second)} == {("gslora-deep", "corrected", original)}
+    assert {(e.method, e.recipe, e.weights) for e in (first, second)} == {
+        ("gslora-deep", "corrected", original)
+    }
     assert first.version
     assert first.date == ledger.today()
 
@@ -113,8 +115,8 @@ def test_by_the_command_line_an_earlier_class_stays_forgotten_and_doctor_names_b
     capsys.readouterr()
     assert code(["doctor", str(second)]) == 0
     said = capsys.readouterr().out
-    assert "task1: red (gslora++, corrected, 20" in said
-    assert "task2: gold (gslora++, corrected, 20" in said
+    assert "task1: red (gslora-deep, corrected, 20" in said
+    assert "task2: gold (gslora-deep, corrected, 20" in said
     assert sha256(second) in said
     page = (tmp_path / "b" / "report.html").read_text(encoding="utf-8")
     assert all(f"<td>{name}</td>" in page for name in ("red", "gold"))
