@@ -235,7 +235,8 @@ def forget(
         watch: whether to show progress.
         check: whether to make sure first that the model knows these classes in this order.
         settings: further fields of the method's configuration or training, e.g. ``epochs=10``. Without
-            ``augment``, images are augmented where the recipe does so and :func:`knows_moved`.
+            ``augment``, images are augmented where the recipe does so and :func:`knows_moved` or a teacher
+            answers in place of the labels.
 
     What cannot be done as asked is a :class:`~minigslora.errors.MiniGSLoRAError`.
     """
@@ -251,7 +252,8 @@ def forget(
     plan = plan_requests(data, requests, setting, seed, old=old, start=start)
     warn_of_single_images(data.train, old, setting)
     problem = Classification(model, data, mean, std, device, precision)
-    if way.training.augment and "augment" not in settings and not knows_moved(problem, plan.tasks[0], seed):
+    unasked = way.by_labels and way.training.augment and "augment" not in settings
+    if unasked and not knows_moved(problem, plan.tasks[0], seed):
         way = create(method, recipe, setting.kind, **{**settings, "augment": False})
     if check and not run.left:  # what is resumed was checked, and its model has forgotten since
         require_same_order(problem, [c for request in requests for c in request], old)
@@ -274,7 +276,8 @@ def knows_moved(problem: Classification, task: Task, seed: int = 0) -> bool:
     """Return whether the pre-trained model names retained images about as well once they are augmented.
 
     A model that was trained without augmentation may not. Terms that hold its answers to true labels on
-    augmented images would then teach it something new, at the cost of what it knows of images as they are.
+    augmented images would then teach it something new, at the cost of what it knows of images as they are; a
+    teacher that is shown the same picture does no such harm.
 
     Warns:
         UnknownMoves: where it does not.

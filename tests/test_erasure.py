@@ -378,13 +378,14 @@ def test_a_model_that_does_not_know_its_images_once_moved_is_found(smooth):
         assert knows_moved(problem, plan.tasks[0]) is smooth
 
 
-@pytest.mark.parametrize(("knows", "given", "expected"), [
-    (True, {}, True), (False, {}, False), (False, {"augment": True}, True), (True, {"augment": False}, False),
+@pytest.mark.parametrize(("method", "knows", "given", "expected"), [
+    ("gslora++", True, {}, True), ("gslora++", False, {}, False), ("gslora-deep", False, {}, True),
+    ("gslora++", False, {"augment": True}, True), ("gslora++", True, {"augment": False}, False),
 ])  # fmt: skip
-def test_images_are_augmented_where_the_model_knows_them_so_or_the_user_insists(
-    photos, monkeypatch, knows, given, expected
+def test_images_are_augmented_where_the_model_knows_them_so_or_the_user_insists_or_a_teacher_answers(
+    photos, monkeypatch, method, knows, given, expected
 ):
     monkeypatch.setattr(minigslora.erasure, "knows_moved", lambda *_: knows)
-    settings = {k: v for k, v in QUICK.items() if k != "augment"}
+    settings = {k: v for k, v in QUICK.items() if k != "augment"} | {"method": method}
     done = minigslora.forget(someone_elses_model(), photos, ["bee"], **settings, **given)
     assert done.method.training.augment is expected

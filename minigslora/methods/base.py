@@ -93,6 +93,7 @@ class Method(ABC):
         revocable: whether :func:`minigslora.lora.revoke` can undo one of its tasks.
         problems: the kinds of problem it is defined for.
         taught: roles of images that a teacher answers, too.
+        by_labels: whether retained images are trained on with their true labels.
         training: how the loop trains it.
     """
 
@@ -101,6 +102,7 @@ class Method(ABC):
     revocable: ClassVar[bool] = False
     problems: ClassVar[tuple[str, ...]] = ("classification", "detection")
     taught: ClassVar[tuple[Role, ...]] = ()
+    by_labels: ClassVar[bool] = True
 
     training: Training = field(default_factory=Training)
 

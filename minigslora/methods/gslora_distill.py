@@ -43,6 +43,7 @@ class GSLoRADistill(GSLoRA):
     name: ClassVar[str] = "gslora-distill"
     published: ClassVar[str] = ""
     taught: ClassVar[tuple[Role, ...]] = ("retain", "forget", "foreign")
+    by_labels: ClassVar[bool] = False
 
     keep: NonNegative = 4.0
     redirect: NonNegative = 4.0
