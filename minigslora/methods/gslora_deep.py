@@ -82,7 +82,8 @@ class GSLoRADeep(GSLoRADistill):
             return super().told(step, role)
         labels = step.batch.part(step.batch.targets, role)
         rest = unacquainted(step.teacher(role, "embedding") - self.centre, self.towards[labels])
-        return without(step.problem.head(self.centre + rest), self.gone)
+        head: Any = step.problem.head
+        return without(head((self.centre + rest).to(head.weight.dtype)).float(), self.gone)
 
     def begin(self, problem: Problem, task: Task, streams: Streams) -> list[ParamGroup]:
         """Attach fresh adapters, and look at how the original model's embeddings and classes lie."""
@@ -93,6 +94,7 @@ class GSLoRADeep(GSLoRADistill):
                 replayed(problem, task, "embedding")[0].mean(dim=0),
                 problem.class_rows("embedding"),
             )
+        weight = weight.float()  # of a model in another precision, too
         if problem.directional:
             self.centre, self.towards = torch.zeros_like(mean), F.normalize(weight, dim=1)
             self.common = self.towards[list(task.retain)].mean(dim=0)
