@@ -1,4 +1,4 @@
-"""The tables of ``data/results``: made from its CSV files, and put between their marks in its pages.
+"""The tables of ``data/results``: made from its CSV files, and put between their marks in the pages.
 
     python benchmarks/tables.py            # write them, and the commits of the index
     python benchmarks/tables.py --check    # only say which differ
@@ -10,6 +10,7 @@ methods and seeds need nothing here; another table is another entry of ``TABLES`
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -20,17 +21,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that is not installed
 
+import matrix
 import pandas as pd
 
 from minigslora.audit.verdict import UNMEASURED, overall
 from minigslora.metrics import paired_difference
 from minigslora.reproduction import benchmark
 
-RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "data" / "results"
+FACES = ROOT / "notebooks" / "07_face_benchmark.ipynb"
 INDEX = RESULTS / "index.csv"
 MARKED = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.S)
-ELSEWHERE = ("reproduced",)
-"""Marked places in the pages that are not filled from here."""
 NOTHING = "*No rows yet.*"
 KEYS = ("scenario", "method", "recipe")
 
@@ -277,8 +279,23 @@ OUTSIDE_BY_REQUEST = {
     "worst seed": "max acc_outside_before - acc_outside",
 }
 
-TABLES: tuple[Summary | Paired | Cells | Trials | Audits | Index, ...] = (
+
+@dataclass(frozen=True)
+class Reproduced:
+    """The matrix of what is reproduced."""
+
+    name: str
+
+    def frame(self) -> pd.DataFrame:
+        """Return the cells."""
+        return matrix.matrix()
+
+
+Table = Summary | Paired | Cells | Trials | Audits | Index | Reproduced
+
+TABLES: tuple[Table, ...] = (
     Index("files"),
+    Reproduced("reproduced"),
     Summary(
         "headline",
         "mini_faces_table3",
@@ -429,7 +446,7 @@ def markdown(frame: pd.DataFrame) -> str:
     return "".join(f"| {' | '.join(cell.strip() for cell in line)} |\n" for line in lines)
 
 
-def filled(text: str, tables: Sequence[Summary | Paired | Cells | Trials | Audits | Index] = TABLES) -> str:
+def filled(text: str, tables: Sequence[Table] = TABLES) -> str:
     """Return a page with each marked place filled.
 
     Raises:
@@ -438,8 +455,6 @@ def filled(text: str, tables: Sequence[Summary | Paired | Cells | Trials | Audit
     known = {table.name: table for table in tables}
 
     def fill(found: re.Match[str]) -> str:
-        if found[2] in ELSEWHERE:
-            return found[0]
         return found[1] + markdown(known[found[2]].frame()) + found[3]
 
     return MARKED.sub(fill, text)
@@ -457,8 +472,13 @@ def with_commits() -> None:
 
 
 def pages() -> dict[Path, str]:
-    """Return what each page should be."""
-    return {path: filled(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.md"))}
+    """Return what each page should be: those of results, README, and the first cell of notebook 07."""
+    found = [*sorted(RESULTS.glob("*.md")), ROOT / "README.md"]
+    texts = {path: filled(path.read_text(encoding="utf-8")) for path in found}
+    notebook = json.loads(FACES.read_text(encoding="utf-8"))
+    first = notebook["cells"][0]
+    first["source"] = filled("".join(first["source"])).splitlines(keepends=True)
+    return {**texts, FACES: json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"}
 
 
 def differing() -> list[str]:

@@ -2,12 +2,13 @@
 
 import json
 
-import matrix as pages
+import matrix
 import pandas as pd
 import pytest
+import tables
 from courses import NOTEBOOKS, ROOT
 
-from minigslora.reproduction import matrix, published
+from minigslora.reproduction import published
 
 
 def first_cell():
@@ -18,10 +19,10 @@ def first_cell():
 
 
 def test_every_page_has_the_matrix_of_the_files():
-    assert pages.differing() == [], "run python benchmarks/matrix.py"
+    assert tables.differing() == [], "run python benchmarks/tables.py"
     for text in ((ROOT / "README.md").read_text(encoding="utf-8"), first_cell()):
-        assert matrix.MARKED.search(text)
-        assert matrix.markdown().strip() in text
+        assert "<!-- table: reproduced -->" in text
+        assert tables.markdown(matrix.matrix()).strip() in text
 
 
 def test_readme_and_notebook_say_first_that_nothing_published_is_reproduced():
@@ -84,6 +85,6 @@ def test_scenarios_with_the_same_runs_stand_together(tmp_path):
 
 
 def test_a_page_without_the_mark_is_left_as_it_is():
-    assert matrix.filled("# A page\n") == "# A page\n"
+    assert tables.filled("# A page\n") == "# A page\n"
     marked = "before\n<!-- table: reproduced -->\nold\n<!-- end -->\nafter"
-    assert matrix.filled(marked) == marked.replace("old\n", matrix.markdown())
+    assert tables.filled(marked) == marked.replace("old\n", tables.markdown(matrix.matrix()))

@@ -233,7 +233,7 @@ def require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
     """
     case = subject.case
     most = max(10.0, 200 / len(case.data.classes))
-    enough = subject.accuracy(subject.model, case.kept) / 2 if oracles else 0.0
+    own = subject.accuracy(subject.model, case.kept) if oracles else 0.0
     require_different(oracles)
     for oracle in oracles:
         if (knows := oracle.accuracy(oracle.model, case.gone)) > most:
@@ -241,16 +241,16 @@ def require_oracles(oracles: Sequence[Subject], subject: Subject) -> None:
                 f"{oracle.name} names {knows:.1f} % of the forgotten classes' test images, so it was trained "
                 "on them; give models that never saw them (minigslora pretrain … --without FILE)"
             )
-        if (kept := oracle.accuracy(oracle.model, case.kept)) < enough:
+        if (kept := oracle.accuracy(oracle.model, case.kept)) < own / 2:
             raise ModelError(
                 f"{oracle.name} names only {kept:.1f} % of the others' test images, less than half of what "
                 "the model under audit does; an oracle is trained on all classes that stay, by the "
                 "original's recipe"
             )
-        if kept < 0.9 * 2 * enough:
+        if kept < 0.9 * own:
             warnings.warn(
                 f"{oracle.name} names {kept:.1f} % of the others' test images, the model under audit "
-                f"{2 * enough:.1f} %: what it fails at may be weakness, not innocence, and widens the band",
+                f"{own:.1f} %: what it fails at may be weakness, not innocence, and widens the band",
                 WeakOracle,
                 stacklevel=3,
             )
