@@ -119,6 +119,8 @@ def test_three_to_five_exercises_with_solution_and_self_check(path):
     for i in solved:
         assert "exercise_" in cells[i].source + cells[i + 1].source
     text = prose(path)
+    asked = re.findall(r"\*\*Exercise (\d\d)\.(\d) ●", text)
+    assert asked == names  # each check has its question, once and in order
     for grade in "●", "●●":
         assert re.search(rf"(?<!●){grade}(?!●)", text), f"no exercise is graded {grade}"
 
