@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that 
 import matrix
 import pandas as pd
 
+from minigslora import methods
 from minigslora.audit.verdict import UNMEASURED, overall
 from minigslora.metrics import paired_difference
 from minigslora.reproduction import benchmark
@@ -55,6 +56,7 @@ MISSING = (*MARGIN[:6], "fall of Acc_m", *MARGIN[6:])
 PLAIN = ("H", "Acc_r", "fall of Acc_r", "worst fall", "Acc_f", "worst Acc_f", "Acc_o", "worst Acc_o")
 OUTSIDE = (*PLAIN, "outside", "fall outside", "worst fall outside", "zero groups")
 BOXES = ("H50", "AP50_r", "fall of AP50_r", "worst fall of AP50_r", "worst AP50_f", "worst AP50_o")
+HOLDING = "imagenet100/ratio"
 SPREAD = ("H", "H with margin", "H50", "outside")
 """Columns that have the standard deviation, too."""
 
@@ -71,16 +73,23 @@ class Summary:
         file: of the rows, without its ending.
         rows: which of them (:func:`chosen`).
         columns: of :func:`minigslora.reproduction.benchmark.summary`.
+        setting: whose corrected recipe says which methods hold the model's answers by (8.3); they are
+            named so.
     """
 
     name: str
     file: str
     rows: str = ""
     columns: tuple[str, ...] = MARGIN
+    setting: str = ""
 
     def frame(self) -> pd.DataFrame:
         """Return the cells."""
         made = benchmark.summary(chosen(self.file, self.rows)).reset_index()
+        if self.setting:
+            ours = made["method"].where(made["recipe"] == "corrected", "head-only")
+            held = [getattr(methods.create(name, "corrected", self.setting), "hold", 0) > 0 for name in ours]
+            made["method"] += pd.Series(held).map({True: " + hold", False: ""})
         first = made[self.columns[0]].str.split().str[0].astype(float)
         made = made.assign(_first=-first).sort_values(["scenario", "_first"], kind="stable")
         if self.file.endswith("ablations"):
@@ -332,7 +341,7 @@ TABLES: tuple[Table, ...] = (
     Summary("casia-4-shot", "casia_face100_table3", f"four/4-shot {OURS}"),
     Paired("casia-family", "casia_face100_table3", f"corrected {OURS}", {"method": "gslora++"}),
     Summary("casia112", "casia_face100_112_table3"),
-    Summary("glyphs", "mini_glyphs_table4", "", OUTSIDE),
+    Summary("glyphs", "mini_glyphs_table4", "", OUTSIDE, HOLDING),
     Summary("glyphs-unheld", "mini_glyphs_table4_unheld", "", OUTSIDE),
     *(
         Cells(
@@ -344,7 +353,7 @@ TABLES: tuple[Table, ...] = (
         )
         for end in ("", "_unheld")
     ),
-    Summary("tiny-imagenet", "tiny_imagenet_table4", "", (*PLAIN, "zero groups")),
+    Summary("tiny-imagenet", "tiny_imagenet_table4", "", (*PLAIN, "zero groups"), HOLDING),
     Summary("scenes", "mini_scenes_coco", "", BOXES),
     Cells("scenes-requests", "mini_scenes_coco", {"method": "method", "recipe": "recipe", **AP}),
     Cells(
