@@ -3,14 +3,15 @@
     python benchmarks/linear_head.py train linear.pth            # two minutes of one core
     python benchmarks/linear_head.py forget linear.pth gslora gslora++ gslora-distill gslora-deep
     python benchmarks/linear_head.py train scratch.pth --scratch --epochs 40 --lr 1e-3
-    python benchmarks/linear_head.py forget scratch.pth gslora++ --scratch
+    python benchmarks/linear_head.py forget scratch.pth gslora++ --scratch    # and --size 224
 
 ``train`` is a plain script as a user would write it: a vision transformer of 6 blocks at 48×48, pre-trained
 on other people and fine-tuned on 40 people with 7 images each; linear head, AdamW, no augmentation.
 ``forget`` erases one person from a copy of it, for three people, and prints what became of the others. Aim:
 they lose 2 points at most. With ``--scratch`` the model has random weights at first, and all heads are
 upright, central and seen from the front: such a model knows its own 280 pictures by heart and few of them
-once they are turned or shifted, as the corrected recipe's augmentation does.
+once they are turned or shifted, as the corrected recipe's augmentation does. ``--size`` is that of its input, a
+multiple of 16; the pictures, 48×48, are enlarged to it.
 """
 
 from __future__ import annotations
@@ -40,11 +41,12 @@ POSE = {"yaw", "pitch", "roll", "zoom", "shift_x", "shift_y"}
 
 
 @cache
-def data(scratch: bool = False) -> DataSet:
+def data(scratch: bool = False, size: int = 48) -> DataSet:
     """Return 40 people with 7 training images each, and 25 test images; none of them is in mini-faces.
 
     Args:
         scratch: whether all heads are upright, central and seen from the front.
+        size: height and width of the images in pixels; other than 48 with ``scratch`` only.
     """
     counts = {"train": IMAGES, "val": 10, "test": 25}
     if not scratch:
@@ -57,29 +59,32 @@ def data(scratch: bool = False) -> DataSet:
             for person in range(PEOPLE)
         ]
         labels = torch.arange(PEOPLE).repeat_interleave(count)
-        splits.append(ImageSet(torch.from_numpy(np.concatenate(drawn)), labels, names))
+        images = torch.from_numpy(np.concatenate(drawn))
+        if size != images.shape[-1]:
+            images = F.interpolate(images, (size, size), mode="bilinear")
+        splits.append(ImageSet(images, labels, names))
     return DataSet("portraits", *splits)
 
 
-def vit(scratch: bool = False) -> nn.Module:
+def vit(scratch: bool = False, size: int = 48) -> nn.Module:
     """Return the model with a fresh linear head, on the blocks of the shipped face model or on fresh ones."""
-    sizes = {"img_size": 48, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4, "mlp_ratio": 2}
-    sizes |= {"patch_size": 12} if scratch else {"qkv_bias": False}
+    sizes = {"img_size": size, "patch_size": 8, "embed_dim": 128, "depth": 6, "num_heads": 4, "mlp_ratio": 2}
+    sizes |= {"patch_size": size // 4} if scratch else {"qkv_bias": False}
     model = VisionTransformer(num_classes=PEOPLE, **sizes)  # type: ignore[arg-type]
     if not scratch:
         blocks = checkpoint.load_shipped("mini-faces")[0].state_dict()
         del blocks["head.weight"]
         model.load_state_dict(blocks, strict=False)
     mean, std = (0.5, 0.5) if scratch else (0.0, 1.0)
-    cfg = {"mean": (mean,) * 3, "std": (std,) * 3, "input_size": (3, 48, 48)}
+    cfg = {"mean": (mean,) * 3, "std": (std,) * 3, "input_size": (3, size, size)}
     model.pretrained_cfg = cfg  # type: ignore[assignment]
     return model
 
 
-def train(path: Path, epochs: int, lr: float, seed: int, scratch: bool) -> None:
+def train(path: Path, epochs: int, lr: float, seed: int, scratch: bool, size: int) -> None:
     """Train the model by itself, without this library's loop."""
     torch.manual_seed(seed)
-    split, model = data(scratch).train, vit(scratch)
+    split, model = data(scratch, size).train, vit(scratch, size)
     images, labels = normalised(model, split), split.labels
     steps = epochs * len(labels) // 40
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.05)
@@ -93,7 +98,7 @@ def train(path: Path, epochs: int, lr: float, seed: int, scratch: bool) -> None:
         optimizer.step()
         schedule.step()
         if (step + 1) % 60 == 0:
-            said = f"loss {loss.item():.3f}, test {accuracy(model, data(scratch).test):.1f} %"
+            said = f"loss {loss.item():.3f}, test {accuracy(model, data(scratch, size).test):.1f} %"
             print(f"step {step + 1}/{steps}: {said}", flush=True)
             model.train()
     torch.save(model.state_dict(), path)
@@ -121,13 +126,14 @@ def forget(
     seed: int,
     given: list[str],
     scratch: bool,
+    size: int,
 ) -> None:
     """Print what each method costs the others, for each person alone."""
-    asked = data(scratch)
+    asked = data(scratch, size)
     print("method         person  Acc_f before → after   Acc_r before → after   lost")
     for method in methods:
         for person in people:
-            model = vit(scratch)
+            model = vit(scratch, size)
             model.load_state_dict(torch.load(path, weights_only=True))
             erasure = minigslora.forget(
                 model,
@@ -152,6 +158,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("path", type=Path, help="the model's weights")
     made.add_argument("methods", nargs="*")
     made.add_argument("--scratch", action="store_true", help="the model with random weights at first")
+    made.add_argument("--size", type=int, default=48, help="of the input in pixels, with --scratch")
     made.add_argument("--people", type=int, nargs="*", default=[3, 17, 31])
     made.add_argument("--ratio", type=float, default=1.0, help="share of the 7 images at hand")
     made.add_argument("--seed", type=int, default=0)
@@ -164,6 +171,6 @@ def parser() -> argparse.ArgumentParser:
 if __name__ == "__main__":
     o = parser().parse_args()
     if o.what == "train":
-        train(o.path, o.epochs, o.lr, o.seed, o.scratch)
+        train(o.path, o.epochs, o.lr, o.seed, o.scratch, o.size)
     else:
-        forget(o.path, o.methods, o.people, o.ratio, o.seed, o.set, o.scratch)
+        forget(o.path, o.methods, o.people, o.ratio, o.seed, o.set, o.scratch, o.size)
