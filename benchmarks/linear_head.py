@@ -10,8 +10,8 @@ on other people and fine-tuned on 40 people with 7 images each; linear head, Ada
 ``forget`` erases one person from a copy of it, for three people, and prints what became of the others. Aim:
 they lose 2 points at most. With ``--scratch`` the model has random weights at first, and all heads are
 upright, central and seen from the front: such a model knows its own 280 pictures by heart and few of them
-once they are turned or shifted, as the corrected recipe's augmentation does. ``--size`` is that of its input, a
-multiple of 16; the pictures, 48×48, are enlarged to it.
+once they are turned or shifted, as the corrected recipe's augmentation does. ``--size`` is that of its input,
+a multiple of 16; the pictures, 48×48, are enlarged to it.
 """
 
 from __future__ import annotations
