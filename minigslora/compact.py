@@ -6,7 +6,7 @@ to a layer is one matrix,
     Δ = Σ_t s_t B_t A_t = U Σ Vᵀ,    A = Σ^½ Vᵀ,  B = U Σ^½                 (13.4)
 
 with as many rows of A as Δ has singular values above rounding, never more than min(in, out); or with fewer,
-the best approximation of that rank in the Frobenius norm (Eckart and Young). Rows that the requests replaced come
+the best approximation of that rank in the Frobenius norm (Eckart and Young). Rows that requests replaced come
 along. What is folded so can no longer be taken apart: those requests are revoked together or not at all, and
 the one adapter's name says which they are.
 """

@@ -179,13 +179,14 @@ class Erasure:
         return finalize(self.model, path)
 
 
-def revoke(model: nn.Module, task: str) -> None:
-    """Take a request's adapter and rows off a live model, and say so in its ledger, with today's date.
+def revoke(model: nn.Module, task: str, date: str = "") -> None:
+    """Take a request's adapter and rows off a live model, and say so in its ledger.
 
     Args:
         model: the live model.
         task: the request, as "task2"; or the name of the adapter that several were compacted into, which
             takes all of them back.
+        date: when it was revoked, as YYYY-MM-DD; today by default.
 
     Raises:
         ModelError: for a request that has no adapter, or no adapter of its own any more.
@@ -193,7 +194,7 @@ def revoke(model: nn.Module, task: str) -> None:
     entries = ledger.events(model)
     lora.revoke(model, task)
     served = [e for e in entries if e.event == "forget" and e.request in lora.members(task)]
-    now = {"version": __version__, "weights": weights_hash(model), "date": ledger.today()}
+    now = {"version": __version__, "weights": weights_hash(model), "date": date or ledger.today()}
     revoked = [ledger.Entry(e.request, e.classes, e.rows, event="revoke", **now) for e in served]
     ledger.put(model, [*entries, *revoked])
 
