@@ -1,7 +1,7 @@
 """People come and go: what a model that serves a stream of requests knows, takes and costs after each.
 
-    OMP_NUM_THREADS=1 python benchmarks/stream.py people [--seeds 3] [--events 10] [--out FILE] [--keep FOLDER]
-    OMP_NUM_THREADS=1 python benchmarks/stream.py long [--seeds 3] [--requests 20]
+    OMP_NUM_THREADS=1 python benchmarks/stream.py people [--seeds 3] [--events 10] [--out FILE]
+    OMP_NUM_THREADS=1 python benchmarks/stream.py long [--seeds 3] [--requests 20] [--keep FOLDER]
 
 ``people`` is ten events on mini-faces: newcomers, whom the model never saw, are enrolled from five
 photographs; people withdraw, which is a request to forget; a request is revoked as it was a mistake; who
