@@ -17,6 +17,7 @@ where k are the kept classes and w̄ is the mean of their rows. Source: weight i
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,11 +52,12 @@ def enrol(model: nn.Module, name: str, images: Pictures, beside: Pictures | None
 
     A class that was forgotten is enrolled in its old place, since its name stands there in the card and in
     the data. Its old row, and the one that a request put there, are overwritten: what the model goes by from
-    now on are the images given here, and revoking the request does not bring the old row back.
+    now on are the images given here, and revoking the request does not bring the old row back. Where the
+    embedding forgot, too (gslora-deep), its images may still lie apart, and be named less often than a
+    newcomer's; revoking the request is the way back that loses nothing.
 
-    What knows the model's classes by heart knows one less from here on: the next call of
-    :func:`minigslora.forget` needs data that have images of the new class, at the place of its row
-    (:mod:`minigslora.class_order`).
+    The original model, which teaches later requests, has the row as well. They need data with images of the
+    new class, at the place of its row (:mod:`minigslora.class_order`).
 
     Args:
         model: a classifier with timm's interface, live or loaded from a file; edited in place.
@@ -91,7 +93,8 @@ def enrol(model: nn.Module, name: str, images: Pictures, beside: Pictures | None
     _count_classes(model, name, len(head.weight))
     number = ledger.count(events, "enrol") + 1
     how = {"version": __version__, "weights": weights, "date": ledger.today()}
-    ledger.put(model, (*events, Entry(f"enrol{number}", (name,), (place,), event="enrol", **how)))
+    called = _known_as(model, place, name)
+    ledger.put(model, (*events, Entry(f"enrol{number}", (called,), (place,), event="enrol", **how)))
     return place
 
 
@@ -99,19 +102,25 @@ def _place(model: nn.Module, name: str, total: int) -> int:
     """Return the row that a class gets: a further one, or that which it had before it was forgotten."""
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"{name!r} is no name of a class; give some text")
-    card, forgotten = card_of(model), _rows_of(ledger.of(model))
-    known = {n: row for row, n in enumerate(card.classes if card else ())} | _rows_of(ledger.events(model))
-    if name in forgotten or name not in known:
-        return forgotten.get(name, total)
+    card, forgotten, key = card_of(model), _rows_of(ledger.of(model)), _composed(name)
+    known = {_composed(n): row for row, n in enumerate(card.classes if card else ())}
+    known |= _rows_of(ledger.events(model))
+    if key in forgotten or key not in known:
+        return forgotten.get(key, total)
     raise DataError(
-        f"{name!r} is a class of the model already, row {known[name]} of its head; give another name, or "
+        f"{name!r} is a class of the model already, row {known[key]} of its head; give another name, or "
         "forget it first"
     )
 
 
 def _rows_of(entries: Sequence[Entry]) -> dict[str, int]:
     """Return the row of each class that some events are about."""
-    return {name: row for e in entries for name, row in zip(e.classes, e.rows, strict=True)}
+    return {_composed(name): row for e in entries for name, row in zip(e.classes, e.rows, strict=True)}
+
+
+def _composed(name: str) -> str:
+    """Return a name whose accents are composed: as the name of a folder they may not be."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _row(
@@ -131,9 +140,18 @@ def _row(
     return weight, won.mean() - (own @ weight).mean()  # (13.3)
 
 
+def _known_as(model: nn.Module, place: int, name: str) -> str:
+    """Return how the card or the ledger writes the name of a class, its accents composed or not."""
+    card = card_of(model)
+    if card is not None and card.classes:
+        return card.classes[place]
+    before = (e.classes[e.rows.index(place)] for e in ledger.of(model) if place in e.rows)
+    return next(before, name)
+
+
 def _count_classes(model: Any, name: str, total: int) -> None:
     """Let the model and its card say how many classes there are, and what the new one is called."""
-    if (card := card_of(model)) is not None and name not in card.classes and card.classes:
+    if (card := card_of(model)) is not None and 0 < len(card.classes) < total:
         name_classes(model, (*card.classes, name))
     if hasattr(model, "num_classes"):
         model.num_classes = total

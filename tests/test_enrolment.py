@@ -258,6 +258,19 @@ def test_a_model_without_a_card_is_served_by_its_ledger():
     assert forget(model, six(), [NAME], **QUICK).ledger[0].rows == (5,)
 
 
+def test_accents_may_be_composed_or_not():
+    model, composed, apart = carded(), "Ren\u00e9e", "Rene\u0301e"
+    add(model, name=composed)
+    with pytest.raises(DataError, match="is a class of the model already, row 5"):
+        add(model, name=apart)
+    data = subset(ALL, range(6), (*KNOWN, composed))
+    forget(model, data, [composed], **QUICK)
+    assert add(model, name=apart) == 5
+    assert ledger.events(model)[-1].classes == (composed,)
+    assert ledger.of(model) == ()
+    assert forget(model, data, [KNOWN[0]], **QUICK).plan.tasks[0].old == ()
+
+
 def test_half_precision_models_take_their_own_type():
     model = carded().to(torch.bfloat16)
     add(model)

@@ -13,7 +13,7 @@ from minigslora.class_order import reordered
 from minigslora.cli import main
 from minigslora.datasets import folders
 from minigslora.errors import OutputError
-from minigslora.files import load_tensors, sha256
+from minigslora.files import load_tensors, sha256, write_json
 from minigslora.models import checkpoint
 
 NAMES = ("blue", "gold", "green", "red")
@@ -67,7 +67,7 @@ def finished(weights, four, tmp_path_factory):
 @pytest.fixture
 def run(finished, tmp_path):
     copied = shutil.copytree(finished, tmp_path / "run")
-    (copied / "finalized.json").write_text(json.dumps([str(copied / "erased.safetensors")]))
+    write_json(copied / "finalized.json", [str(copied / "erased.safetensors")])
     return copied
 
 
@@ -192,7 +192,9 @@ def test_a_class_is_enrolled_into_a_file_and_forgotten_later(run, photos, four, 
     assert code("enrol", out, *again, "--out", tmp_path / "again.safetensors") == 0
     assert "enrolled red again: row 3 of 5" in capsys.readouterr().out
     data = reordered(folders.load(photos, squares.SIZE), (*NAMES, "pink"))
-    done = forget(checkpoint.load(tmp_path / "again.safetensors")[0], data, ["green"], **squares.QUICK, check=False)
+    done = forget(
+        checkpoint.load(tmp_path / "again.safetensors")[0], data, ["green"], **squares.QUICK, check=False
+    )
     assert 3 in done.plan.tasks[0].retain
 
 
