@@ -174,7 +174,7 @@ def forget(
     options: dict[str, Any] = {"method": method, "recipe": recipe, "ratio": ratio, "shots": shots}
     options |= {"seed": seed, "device": device, "check": check, "watch": _watched(), **settings}
     erasure, earlier = command.erase_into(
-        folder, erased, identity, asked, network, images, requests, **options
+        folder, erased, weights, identity, asked, network, images, requests, **options
     )
     typer.echo(report.table(erasure).round(1).to_string())
     if earlier and not _watched():  # who watches has been told
@@ -189,6 +189,49 @@ def forget(
         options = {"seed": seed, "device": device, "watch": _watched()}
         typer.echo(after_forgetting(erasure, erased, weights, oracle or [], folder, **options))
     _exit_if_without_effect(erasure)
+
+
+@app.command()
+def revoke(
+    run: Annotated[Path, typer.Argument(help="The folder of a 'minigslora forget' (its --out).")],
+    task: Annotated[
+        Optional[str], Opt(help="The request, as task2; the newest that stands by default.")
+    ] = None,
+    finalize: Annotated[
+        Optional[Path], Opt(help="The model's file; RUN/erased-without-TASK.safetensors by default.")
+    ] = None,
+    weights: Annotated[
+        Optional[Path], Opt(help="The file that the run began with, where it was moved since.")
+    ] = None,
+) -> None:
+    """Take back a request that was a mistake: write the model of a finished run without it.
+
+    Other requests stand. The file's ledger keeps both the request and that it was revoked, with dates; the
+    run's report and its erased model stay as they are. The run does not bring the request back.
+    """
+    from minigslora.revoke_command import revoke_in
+
+    said, path = revoke_in(run, task, finalize, weights)
+    typer.echo(f"{said}\nmodel without it: {path}")
+
+
+@app.command()
+def enrol(
+    weights: Annotated[Path, typer.Argument(help="The model's file; an erased one, too.")],
+    name: Annotated[str, Opt(help="What the class is called.")],
+    images: Annotated[Path, Opt(help="A folder with a few images of it.")],
+    out: Checkpoint,
+    beside: Annotated[
+        Optional[Path], Opt(help="Class folders of other classes, CLASS/*.jpg, which a linear head needs.")
+    ] = None,
+) -> None:
+    """Add a class to a model's head, from a few images and without training; or a forgotten one again.
+
+    Later requests need data with images of the new class. The file's ledger says that it was enrolled.
+    """
+    from minigslora.enrol_command import enrol_into
+
+    typer.echo(enrol_into(weights, name, images, beside, out))
 
 
 @app.command()

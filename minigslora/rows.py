@@ -143,6 +143,37 @@ def _stack(layer: Any) -> Replaced:
     return cast(Replaced, layer)
 
 
+@torch.no_grad()
+def write(layer: Any, index: int, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Write one row as the layer's own, in place of what is there or as a further one at its end.
+
+    Rows replaced at that place are taken off, so that it acts; the others stay beside the layer's own.
+
+    Args:
+        layer: as in :func:`replace`.
+        index: which row; the number of rows for a further one.
+        weight: (D,).
+        bias: of no dimension, where the layer has one.
+    """
+    for key, value in {"weight": weight, "bias": bias}.items():
+        own = layer._parameters.get(key)
+        if own is not None and value is not None:
+            row = value.to(own)[None]
+            written = torch.cat([own.detach()[:index], row, own.detach()[index + 1 :]])
+            setattr(layer, key, nn.Parameter(written, requires_grad=own.requires_grad))
+    if isinstance(layer, nn.Linear):
+        layer.out_features = len(layer.weight)
+    if isinstance(layer, Replaced):
+        for name, rows in layer.adapters.items():
+            layer.adapters[name] = _of(rows, (rows.index != index).nonzero().flatten())
+
+
+def _of(rows: Rows, places: Tensor) -> Rows:
+    """Return some of the rows, by their places among them."""
+    parts = (rows.index, rows.weight, rows.bias)
+    return Rows(*(None if part is None else part[places] for part in parts))  # type: ignore[arg-type]
+
+
 def put_back(layer: Any) -> None:
     """Make a layer what it was before any row was replaced, in place, bit for bit."""
     if isinstance(layer, Replaced):

@@ -157,7 +157,7 @@ def _data(model: nn.Module, data: Data | str | Path, watch: bool) -> Data:
 
 def forgotten(model: nn.Module, data: Data, classes: Sequence[str | int] | None) -> tuple[int, ...]:
     """Return the classes given, or else those of the model's ledger, checked against the data."""
-    known = ledger_rows(ledger.of(model), data)
+    known = ledger_rows(ledger.events(model), data)
     if classes is None and not known:
         raise DataError(
             "which classes were forgotten is not known, since the model has no ledger; name them: "
