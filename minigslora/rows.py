@@ -143,6 +143,30 @@ def _stack(layer: Any) -> Replaced:
     return cast(Replaced, layer)
 
 
+@torch.no_grad()
+def moved(layer: Replaced, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return how far the rows called ``name`` lie from those that acted in their place before them.
+
+    Returns:
+        Which rows, (n,); the differences of their weights, (n, D), and of their biases, (n,), or None where
+        the layer has none; in float32 at least.
+    """
+    rows = layer.adapters[name]
+    earlier = list(layer.adapters)[: list(layer.adapters).index(name)]
+    differences: list[Tensor | None] = []
+    for key in ("weight", "bias"):
+        before: Any = layer._parameters.get(key)
+        for other in earlier if before is not None else ():
+            before = before.index_copy(0, layer.adapters[other].index, getattr(layer.adapters[other], key))
+        if before is None:
+            differences.append(None)
+            continue
+        kind = torch.promote_types(before.dtype, torch.float32)
+        differences.append(getattr(rows, key).to(kind) - before[rows.index].to(kind))
+    weight, bias = differences
+    return rows.index, cast(Tensor, weight), bias
+
+
 def put_back(layer: Any) -> None:
     """Make a layer what it was before any row was replaced, in place, bit for bit."""
     if isinstance(layer, Replaced):
