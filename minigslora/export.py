@@ -15,8 +15,8 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from minigslora import __version__, ledger, lora
+from minigslora import __version__, ledger, lora, peft_format
 from minigslora.config import from_mapping
 from minigslora.erasure import finalize, finalized_file
 from minigslora.errors import ModelError, first_line
-from minigslora.files import load_tensors, staged
+from minigslora.files import load_tensors, save_tensors, staged, write_json, write_text
 from minigslora.fingerprint import weights_hash
+from minigslora.model_card import LIMITS, READ, SQUEEZED, model_card
 from minigslora.models import checkpoint
 from minigslora.models.architectures import checked
 from minigslora.models.checkpoint import card_of, normalisation
@@ -74,23 +75,25 @@ class Exported:
         )
 
 
-def to_timm(model: nn.Module, path: str | Path) -> Exported:
+def to_timm(model: nn.Module, path: str | Path, classes: Sequence[str] = ()) -> Exported:
     """Write one plain safetensors file as :func:`~minigslora.erasure.finalize` does; timm loads it strictly.
 
     Args:
         model: a model of timm's, live or plain, or a Face Transformer with a linear head.
         path: a file ending in .safetensors, which must not be there yet.
+        classes: names in the order of the head, where no card says them.
 
     Raises:
         ModelError: for a model that timm cannot build, or one that does not answer alike there.
     """
     target, live = finalized_file(path), _still(model)
     name, arguments = timm_description(live)
+    _say_what_it_is(live, name, arguments, class_names(live, classes))
     with staged(target) as file:
         finalize(live, file)
         plain = timm.create_model(name, num_classes=_rows(live), **arguments)
         plain.load_state_dict(load_tensors(file)[0], strict=True)
-        figures = _require_alike(live, plain.to(_kind(live)).eval(), "timm's model")
+        figures = require_alike(live, plain.to(_kind(live)).eval(), "timm's model")
     return Exported(target, *figures)
 
 
@@ -121,7 +124,7 @@ def to_onnx(model: nn.Module, path: str | Path, classes: Sequence[str] = ()) -> 
     program.model.metadata_props.update({key: json.dumps(value) for key, value in said.items()})
     with staged(target) as file:
         program.save(str(file), external_data=False)
-        figures = _require_alike(live, _session(file), "onnxruntime", inside=True)
+        figures = require_alike(live, _session(file), "onnxruntime", inside=True)
     return Exported(target, *figures)
 
 
@@ -191,6 +194,159 @@ def _session(file: Path) -> Any:
     return logits
 
 
+# --- PEFT -----------------------------------------------------------------------------------------------
+
+
+def to_peft(model: nn.Module, out: str | Path) -> Exported:
+    """Write a live model's adapters as PEFT stores them, a folder ``OUT/REQUEST`` each, and a README.md.
+
+    They go beside the pre-trained weights, which are not written; all of them active at once are the live
+    model. Layers whose update is zero are left out, and so is a request without any other.
+
+    Args:
+        model: a live model.
+        out: a folder that is not there yet.
+
+    Raises:
+        ModelError: for a model without adapters, or with something that PEFT cannot express.
+    """
+    _refuse_detector(model, "PEFT, which cannot wrap it")
+    if not (names := lora.adapter_names(model)):
+        raise ModelError(
+            "the model carries no adapters: a finalised file has none, and methods that train the weights "
+            "make none. PEFT needs a live model, or the folder of its run and the weights that the run began "
+            "with (minigslora export RUN --to peft --weights FILE)"
+        )
+    live, target = _still(model), _folder(out)
+    base = copy.deepcopy(live)
+    lora.remove(base)
+    updates = {name: peft_format.updates_of(live, name) for name in names}
+    if not (acting := {name: found for name, found in updates.items() if found}):
+        raise ModelError(f"the adapters of {', '.join(names)} are all zero: the model is the pre-trained one")
+    written = {
+        name: (peft_format.configuration(base, found), peft_format.tensors(base, found))
+        for name, found in acting.items()
+    }
+    figures = require_alike(live, peft_format.added_to(base, written.values()), "what PEFT would compute")
+    with staged(target) as folder:
+        entries = {entry.request: entry for entry in ledger.of(live)}
+        for name, (config, tensors) in written.items():
+            write_json(folder / name / "adapter_config.json", config)
+            notes = {ledger.KEY: [asdict(entries[name])]} if name in entries else {}
+            save_tensors(folder / name / "adapter_model.safetensors", tensors, {"format": "pt", **notes})
+        write_text(folder / "README.md", _peft_card(live, list(written), weights_hash(base)))
+    return Exported(target, *figures)
+
+
+def _peft_card(live: nn.Module, names: Sequence[str], base: str) -> str:
+    """Return the README.md of adapters in PEFT's format."""
+    further = "".join(f'model.load_adapter("FOLDER/{name}", adapter_name="{name}")\n' for name in names[1:])
+    loading = (
+        "```python\nfrom peft import PeftModel\n\n"
+        "model = ...  # the pre-trained model, with its weights\n"
+        f'model = PeftModel.from_pretrained(model, "FOLDER/{names[0]}", adapter_name="{names[0]}")\n{further}'
+        f"model.base_model.set_adapter({json.dumps(list(names))})\nmodel.eval()\n```\n\n"
+        f"The pre-trained weights have the hash {base} (`minigslora.fingerprint.weights_hash`). A request is "
+        "taken back by leaving its folder out; those after it were trained in its presence.\n"
+    )
+    limits = (
+        "- **The pre-trained weights beside these adapters still hold what was erased**, and whoever has "
+        "both can take an adapter off. Hand over a plain model to those who must not have it.\n"
+    )
+    title, limits = "Adapters that make a model forget", limits + LIMITS
+    said = ledger.of(live), class_names(live), loading, _reading(live), limits
+    return model_card(title, *said, library_name="peft")
+
+
+# --- Hugging Face -----------------------------------------------------------------------------------------
+
+
+def to_hf(model: nn.Module, out: str | Path, classes: Sequence[str] = ()) -> Exported:
+    """Write a folder for timm and transformers: config.json, model.safetensors, and a model card, README.md.
+
+    ``timm.create_model("local-dir:OUT", pretrained=True)`` and transformers'
+    ``AutoModelForImageClassification.from_pretrained("OUT")`` load it without a network, as does
+    :func:`minigslora.models.checkpoint.load`; a Deformable DETR is loaded by ``AutoModelForObjectDetection``.
+
+    Args:
+        model: a live or plain model of timm's, a Face Transformer with a linear head, or a detector.
+        out: a folder that is not there yet.
+        classes: names in the order of the head, where no card says them.
+
+    Raises:
+        ModelError: for a model that neither library can build, or one that does not answer alike there.
+    """
+    target, live = _folder(out), _still(model)
+    names = class_names(live, classes)
+    write = _write_detector if _is_detector(live) else _write_classifier
+    with staged(target) as folder:
+        folder.mkdir()
+        loaded, loading, front = write(live, folder, names)
+        figures = require_alike(live, loaded.to(_kind(live)).eval(), "the folder")
+        card = model_card(target.name, ledger.of(live), names, loading, _reading(live), **front)
+        write_text(folder / "README.md", card)
+    return Exported(target, *figures)
+
+
+def _write_classifier(live: Any, folder: Path, names: Sequence[str]) -> tuple[nn.Module, str, dict[str, Any]]:
+    """Write a classifier's files; return it as timm loads it, how to do so, and its front matter."""
+    name, arguments = timm_description(live)
+    _say_what_it_is(live, name, arguments, names)
+    mean, std = normalisation(live)
+    size, built = _image_size(live), timm.create_model(name, num_classes=_rows(live), **arguments)
+    structure = ("first_conv", "classifier", "fixed_input_size", "pool_size")
+    own = {key: built.pretrained_cfg[key] for key in structure if key in built.pretrained_cfg}
+    # Written here, as timm's own function carries the registry's tag and licence over to other weights.
+    reading = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+    reading |= {"input_size": [3, size, size], "mean": list(mean), "std": list(std)}
+    config: dict[str, Any] = {"architecture": name, "num_classes": _rows(live)}
+    config |= {"num_features": built.num_features, "model_args": arguments, "pretrained_cfg": own | reading}
+    write_json(folder / "config.json", config | ({"label_names": list(names)} if names else {}))
+    finalize(live, folder / "model.safetensors")
+    loading = (
+        "```python\nimport timm\n\n"
+        'model = timm.create_model("local-dir:FOLDER", pretrained=True).eval()\n```\n\n'
+        "`pretrained=True` loads the weights; without it they are random. In transformers:\n\n"
+        "```python\nfrom transformers import AutoModelForImageClassification\n\n"
+        'model = AutoModelForImageClassification.from_pretrained("FOLDER").eval()\n```\n'
+    )
+    front = {"library_name": "timm", "pipeline_tag": "image-classification", "tags": ["timm", "transformers"]}
+    return timm.create_model(f"local-dir:{folder}", pretrained=True), loading, front
+
+
+def _write_detector(live: Any, folder: Path, names: Sequence[str]) -> tuple[nn.Module, str, dict[str, Any]]:
+    """Write a detector's files; return it as transformers loads it, how to do so, and its front matter."""
+    from transformers import AutoModelForObjectDetection
+
+    plain: Any = lora.fold(live)
+    if names:
+        plain.config.id2label = dict(enumerate(names))
+        plain.config.label2id = {name: row for row, name in enumerate(names)}
+    plain.save_pretrained(folder)
+    file = folder / "model.safetensors"
+    tensors, _ = load_tensors(file)
+    save_tensors(file, tensors, {"format": "pt", **ledger.header(live)})
+    loading = (
+        "```python\nfrom transformers import AutoModelForObjectDetection\n\n"
+        'model = AutoModelForObjectDetection.from_pretrained("FOLDER").eval()\n```\n'
+    )
+    front = {"library_name": "transformers", "pipeline_tag": "object-detection"}
+    return AutoModelForObjectDetection.from_pretrained(folder), loading, front
+
+
+def _folder(out: str | Path) -> Path:
+    """Return where a folder is written; raise a :class:`ModelError` for the name of a file."""
+    if (target := Path(out)).suffix in (".safetensors", ".onnx", ".pth", ".pt", ".bin"):
+        raise ModelError(f"{target} is a file's name, but a folder is written; leave {target.suffix} out")
+    return target
+
+
+def _reading(model: nn.Module) -> str:
+    """Say how a model's images are read."""
+    mean, std = (", ".join(f"{value:g}" for value in values) for values in normalisation(model))
+    return (SQUEEZED if _is_detector(model) else READ).format(size=_image_size(model), mean=mean, std=std)
+
+
 # --- what a model is ------------------------------------------------------------------------------------
 
 
@@ -231,6 +387,16 @@ def _face_as_timm(config: FaceConfig) -> tuple[str, dict[str, Any]]:
     sizes |= {"embed_dim": config.dim, "depth": config.depth, "num_heads": config.heads}
     sizes |= {"mlp_ratio": config.mlp / config.dim, "qkv_bias": False, "proj_drop_rate": config.dropout}
     return "vit_base_patch16_224", sizes
+
+
+def _say_what_it_is(
+    model: nn.Module, name: str, arguments: Mapping[str, Any], classes: Sequence[str]
+) -> None:
+    """Give a model of timm's that has no card one, so that its file says what it is."""
+    if card_of(model) is None:
+        card = checkpoint.timm_card(name, arguments, *normalisation(model))
+        described = {**card.architecture, "classes": _rows(model)}
+        checkpoint.set_card(model, replace(card, architecture=described, classes=tuple(classes)))
 
 
 def class_names(model: nn.Module, classes: Sequence[str] = ()) -> tuple[str, ...]:
@@ -302,7 +468,7 @@ def _answers(model: Any, images: Tensor) -> Tensor:
     return answers
 
 
-def _require_alike(
+def require_alike(
     live: nn.Module, written: Callable[[Tensor], Any], what: str, inside: bool = False
 ) -> tuple[float, float]:
     """Compare the answers of what was written with the live model's.
