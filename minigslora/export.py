@@ -15,6 +15,7 @@ import copy
 import json
 import logging
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -160,9 +161,8 @@ def _onnx_program(graph: nn.Module, images: Tensor) -> Any:
                 verbose=False,
             )
     except Exception as problem:  # torch's exporter fails in many ways
-        raise ModelError(
-            f"torch cannot export this model to ONNX: {first_line(problem)}; write another format"
-        ) from problem
+        said = re.sub(r"\x1b\[[0-9;]*m", "", first_line(problem))  # it colours its messages
+        raise ModelError(f"torch cannot export this model to ONNX: {said}; write another format") from problem
 
 
 def _metadata(live: nn.Module, plain: nn.Module, names: Sequence[str]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def model_of_run(folder: Path, weights: Path | None, live: bool) -> nn.Module:
     _put_on(original, folder / "tasks", weights)
     ledger.put(original, ledger.of(model))
     try:
-        export.require_alike(original, model.eval(), str(file))
+        export.require_alike(original.eval(), model.eval(), str(file))
     except ModelError as problem:
         raise ModelError(
             f"the adapters in {folder / 'tasks'} and {file} are not of one model ({problem}); serve the "
