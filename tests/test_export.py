@@ -487,7 +487,7 @@ def test_a_run_that_was_moved(run, tmp_path):
 
 REFUSED = {
     "there is no such format; expected timm, peft, onnx, hf": ("{run}/der", "torch", "new"),
-    "no file at|there is no|missing|not there": ("{run}/none.safetensors", "timm", "new.safetensors"),
+    "no weight file at .*check the path": ("{run}/none.safetensors", "timm", "new.safetensors"),
     "is there already and is kept": ("{run}/der", "timm", "{run}/mine.pth"),
     "should end in .safetensors": ("{run}/der", "timm", "new.onnx"),
     "should end in .onnx": ("{run}/der", "onnx", "new.safetensors"),
