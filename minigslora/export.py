@@ -297,7 +297,7 @@ def _write_classifier(live: Any, folder: Path, names: Sequence[str]) -> tuple[nn
     structure = ("first_conv", "classifier", "fixed_input_size", "pool_size")
     own = {key: built.pretrained_cfg[key] for key in structure if key in built.pretrained_cfg}
     # Written here, as timm's own function carries the registry's tag and licence over to other weights.
-    reading = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
+    reading: dict[str, Any] = {"interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center"}
     reading |= {"input_size": [3, size, size], "mean": list(mean), "std": list(std)}
     config: dict[str, Any] = {"architecture": name, "num_classes": _rows(live)}
     config |= {"num_features": built.num_features, "model_args": arguments, "pretrained_cfg": own | reading}
@@ -426,7 +426,8 @@ def _refuse_detector(model: nn.Module, what: str) -> None:
 
 def _head(model: nn.Module) -> nn.Module | None:
     getter = getattr(model, "get_classifier", None)
-    return getter() if callable(getter) else None
+    head: nn.Module | None = getter() if callable(getter) else None
+    return head
 
 
 def _rows(model: Any) -> int:

@@ -115,7 +115,7 @@ def _put_on(model: nn.Module, tasks: Path, weights: Path) -> None:
     lora.load_adapters(model, state)
 
 
-def _read(file: Path, kind: type) -> Any:
+def _read(file: Path, kind: type[Any]) -> Any:
     """Return what a file of a run says, of the kind that is expected there."""
     try:
         value = read_json(file)
