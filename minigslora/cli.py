@@ -276,6 +276,26 @@ def audit(
 
 
 @app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A file with a card, or the folder of a 'forget' run.")],
+    to: Annotated[str, Opt(help="timm, peft, onnx or hf.")],
+    out: Annotated[Path, Opt(help="What to write: a file for timm and onnx, a folder for peft and hf.")],
+    weights: Annotated[
+        Optional[Path], Opt(help="With the folder of a run: the weights that it began with; peft needs them.")
+    ] = None,
+) -> None:
+    """Hand a model over: to timm, PEFT, onnxruntime, or as a Hugging Face folder with a model card.
+
+    What was written is compared with the model's own answers before it takes its name. OUT must not be there
+    yet. Adapters for PEFT are made from the folder of a run, as its --out named it; everything else is a
+    plain model.
+    """
+    from minigslora.export_command import export_file
+
+    typer.echo(export_file(model, to, out, weights))
+
+
+@app.command()
 def pretrain(
     name: Annotated[str, typer.Argument(help="mini-faces, mini-glyphs, mini-scenes, casia-face100, …")],
     epochs: Annotated[Optional[int], Opt(help="Passes over the training images.")] = None,
