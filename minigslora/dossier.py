@@ -271,7 +271,7 @@ def verify(file: str | Path, values: Mapping[str, Any]) -> list[Check]:
         return [*checks, Check("tensors", False, reason), Check("ledger", False, reason)]
     equal = (found := sha256_of(tensors)) == said["tensors sha256"]
     held = notes.get(ledger.KEY) == values["ledger"]
-    many = f"{len(values['ledger'])} entries, as in the file's header" if held else "not the file's own"
+    many = f"{counted(values['ledger'])}, as in the file's header" if held else "not the file's own"
     return [
         *checks,
         Check(
@@ -286,6 +286,11 @@ def _digest_holds(values: Mapping[str, Any]) -> bool:
         return bool(digest(values) == values["digest"])
     except (ValueError, RecursionError):  # NaN, which no dossier holds, or no end of lists
         return False
+
+
+def counted(entries: Sequence[Any]) -> str:
+    """Say how many entries a ledger has."""
+    return f"{len(entries)} entr{'y' if len(entries) == 1 else 'ies'}"
 
 
 def _differ(what: str, found: str, said: Any) -> str:

@@ -279,7 +279,7 @@ def test_the_command_says_what_does_not_match_and_ends_with_4(made, erased, phot
     out = capsys.readouterr().out
     assert re.search(r"^FAIL +file +sha256 is \w{16}…, the dossier says \w{16}…$", out, re.MULTILINE)
     assert re.search(r"^FAIL +tensors", out, re.MULTILINE)
-    assert re.search(r"^pass +ledger", out, re.MULTILINE)
+    assert re.search(r"^pass +ledger +2 entries", out, re.MULTILINE)
     assert "not made  measured again" in out
     assert "2 of 4 checks passed" in out
 

@@ -11,9 +11,9 @@ import pandas as pd
 from minigslora.audit.report import LIMITS, PLAIN, Report
 from minigslora.audit.table import AUDITS
 from minigslora.course import plots
-from minigslora.dossier import TOLERANCE
+from minigslora.dossier import TOLERANCE, counted
 from minigslora.reproduction import audit_page
-from minigslora.reproduction.rendering import render
+from minigslora.reproduction.rendering import PAGES, render
 
 FIGURES: dict[str, str] = {
     "acc_f_before": "forgotten, before",
@@ -26,6 +26,15 @@ FIGURES: dict[str, str] = {
 """The accuracies of a request that a page shows, and their headings."""
 
 UNMEASURED = "not measured"
+
+
+def plain(value: Any) -> str:
+    """Say a value of a JSON file without brackets and quotation marks."""
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key}: {plain(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(plain, value))
+    return "–" if value is None else str(value)
 
 
 def served(run: Mapping[str, Any]) -> pd.DataFrame:
@@ -60,7 +69,7 @@ def in_short(values: Mapping[str, Any], report: Report | None) -> dict[str, str]
     names = [name for entry in entries for name in entry["classes"]]
     dates = sorted({entry["date"] for entry in entries if entry.get("date")})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "no date is given"
-    asked = f"{len(entries)} in the ledger, {len(names)} classes named, {when}"
+    asked = f"{counted(entries)} in the ledger, {len(names)} classes named, {when}"
     answers = f"accuracy on the forgotten and on the kept classes: {UNMEASURED}"
     if values["measured"]:
         answers = "; ".join(
@@ -76,9 +85,12 @@ def in_short(values: Mapping[str, Any], report: Report | None) -> dict[str, str]
         answers += f" (of the last request, {values['run']['requests'][-1]['task']})"
     knows = f"audits: {UNMEASURED}"
     if report:
-        verdicts = list(report.verdicts.values())
-        knows = ", ".join(f"{verdicts.count(v)} × {v}" for v in PLAIN if v in verdicts)
+        by = {v: [name for name, found in report.verdicts.items() if found == v] for v in PLAIN}
+        knows = "; ".join(f"{verdict}: {', '.join(by[verdict])}" for verdict in PLAIN if by[verdict])
     return {"requests": asked, "what the model answers": answers, "what attacks still find": knows}
+
+
+PAGES.filters["plain"] = plain
 
 
 def write(values: Mapping[str, Any], path: Path) -> Path:
@@ -103,7 +115,8 @@ def write(values: Mapping[str, Any], path: Path) -> Path:
         said={name: report.figures_of(name) for name in found} if report else {},
         judged={name: audit_page.judged(report, name) for name in found} if report else {},
         audits=AUDITS,
-        plain=PLAIN,
+        meaning=PLAIN,
+        plainly=lambda pairs: {key: plain(value) for key, value in pairs.items()},
         limits=LIMITS,
         tolerance=TOLERANCE,
         unmeasured=UNMEASURED,
