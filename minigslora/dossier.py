@@ -91,13 +91,12 @@ def make(
         file: the erased model's file, whose header has a ledger.
         run: the folder of the ``minigslora forget`` that wrote it.
         audit: a report of :func:`minigslora.audit`, or its ``audit.json``.
-        measured: what :func:`minigslora.dossier_command.measure` gave of it.
-        original: the file of the model before, by name and sha256, once its weights were found to be those
-            that the ledger names.
+        measured: what :func:`minigslora.dossier_command.measure` gave.
+        original: the file of the model before, as :func:`minigslora.dossier_command.original_of` names it.
 
     Raises:
         ModelError: for a file without a ledger, or with a damaged one.
-        DataError: for a run or an audit of another file, or one that does not say of which file it is.
+        DataError: for a run, a measurement or an audit of another file, or one that does not say of which.
     """
     path = Path(file)
     tensors, notes = load_tensors(path)
@@ -116,7 +115,7 @@ def make(
         "original": {"weights sha256": began_with(notes), "file": None if original is None else {**original}},
         "ledger": notes[ledger.KEY],
         "run": None if run is None else run_of(Path(run), facts["sha256"], notes),
-        "measured": None if measured is None else dict(measured),
+        "measured": None if measured is None else measured_of(measured, path, facts["sha256"]),
         "audit": None if audit is None else audit_of(audit, path, facts["sha256"]).values(),
         "not": list(NOT),
     }
@@ -145,6 +144,11 @@ def began_with(notes: Mapping[str, Any]) -> str:
     return next((entry["weights"] for entry in notes[ledger.KEY] if entry.get("weights")), "")
 
 
+def named_in(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the classes that a ledger's entries name, in order."""
+    return [name for entry in entries for name in entry["classes"]]
+
+
 def run_of(folder: Path, sha: str, notes: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a run's folder says of the requests that it served: how, and accuracies in percent.
 
@@ -170,9 +174,20 @@ def run_of(folder: Path, sha: str, notes: Mapping[str, Any]) -> dict[str, Any]:
         known = [name for name, value in hashes.items() if value]
         other = f"it wrote {known[0]}" if known else "it does not say which; give the same command again"
         raise DataError(f"the run in {folder} did not write this file, of sha256 {sha[:12]}…: {other}")
-    names = {row: name for e in notes[ledger.KEY] for row, name in zip(e["rows"], e["classes"], strict=True)}
+    entries = notes[ledger.KEY]
+    names = {row: name for e in entries for row, name in zip(e["rows"], e["classes"], strict=True)}
     served = [{**asdict(r), "classes": [names.get(row, f"row {row}") for row in r.forget]} for r in reports]
     return {"asked": asked, "requests": served}
+
+
+def measured_of(measured: Mapping[str, Any], file: Path, sha: str) -> dict[str, Any]:
+    """Return what was measured, once it says that it was measured of this file."""
+    if (of := measured.get("file")) != sha:
+        raise DataError(
+            f"these accuracies are of a file of sha256 {str(of)[:12]}…, not of {file.name}, {sha[:12]}…; "
+            "measure them anew"
+        )
+    return dict(measured)
 
 
 def audit_of(audit: Report | str | Path, file: Path, sha: str) -> Report:

@@ -55,18 +55,19 @@ def original_of(path: Path, file: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def measure(
-    model: nn.Module, data: Data, original: nn.Module | None = None, device: str = "auto"
+    file: Path, data: Data, original: nn.Module | None = None, device: str = "auto"
 ) -> dict[str, Any]:
     """Return the accuracy on test images of forgotten and kept classes, in percent, before and after.
 
     Of a detector it is the share of annotated objects that are named; see :mod:`minigslora.audit.detection`.
 
     Args:
-        model: of a finalised file; its ledger says what was forgotten.
-        data: the images.
+        file: a finalised one; its ledger says what was forgotten.
+        data: the images, their classes in the order of its head.
         original: the model before; what it named is None without it.
         device: "auto", "cpu" or "cuda".
     """
+    model, _ = checkpoint.load(file, OURS)
     case = Case(data, forgotten(model, data, None), Attack())
     after = subject_of("model", model, case, device)
     before = None if original is None else subject_of("original", original, case, device)
@@ -80,7 +81,8 @@ def measure(
     }
     drawn = isinstance(data, DataSet) and data.split_by_us
     split = "drawn from the images given" if drawn else "the data's own"
-    return {"data": data.name, "fingerprint": data.fingerprint(), "test split": split, "accuracy": of}
+    asked = {"data": data.name, "fingerprint": data.fingerprint(), "test split": split}
+    return {"file": sha256(file), **asked, "accuracy": of}
 
 
 # --- the dossier --------------------------------------------------------------------------------------
@@ -111,18 +113,13 @@ def write(
         watch: whether to show progress.
         options: of :func:`minigslora.audit`, where the file is audited now.
     """
-    from minigslora.reproduction import dossier_page  # draws, and so loads matplotlib
+    from minigslora.reproduction import dossier_page  # loads matplotlib
 
-    record = page.with_suffix(".json")
-    if page.suffix != ".html":
-        raise ConfigError(f"{page} should end in .html; the dossier's JSON is written beside it")
     now = data is not None and audit is None
     if not now and (others["oracles"] or others["strangers"] or options.get("only")):
         why = "audits are taken from --audit" if audit else "images are needed: --data FOLDER"
         raise ConfigError(f"--oracle, --strangers and --only are for audits that are run now, but {why}")
-    for target in (page, record):
-        require_new(target)
-    require_writable(page.parent)
+    record = _record_of(page)
     given: dict[str, Any] = {"run": run, "audit": audit}
     dossier.make(file, **given)  # refuses, before long work, what is not of this file
     before = None
@@ -130,15 +127,28 @@ def write(
         before, given["original"] = original_of(others["original"], file)
     if data is not None:
         model, images = loaded(file, data, watch)
-        given["measured"] = measure(model, images, before, device)
+        given["measured"] = measure(file, images, before, device)
         if now:
-            plain = bool(others["original"]) and "card" not in load_tensors(others["original"])[1]
-            given["audit"] = audit_beside(
-                model, file, images, None, dict(others), plain, device=device, watch=watch, **options
-            )
-    values = dossier.make(file, **given)
-    write_json(record, values)
+            how = {"device": device, "watch": watch, **options}
+            given["audit"] = audit_beside(model, file, images, None, dict(others), _by_name(others), **how)
+    write_json(record, values := dossier.make(file, **given))
     return dossier_page.write(values, page), record
+
+
+def _record_of(page: Path) -> Path:
+    """Return the JSON file beside a page, once both can be written and are not there."""
+    if page.suffix != ".html":
+        raise ConfigError(f"{page} should end in .html; the dossier's JSON is written beside it")
+    record = page.with_suffix(".json")
+    for target in (page, record):
+        require_new(target)
+    require_writable(page.parent)
+    return record
+
+
+def _by_name(others: Mapping[str, Any]) -> bool:
+    """Whether the original does not say its architecture, and is built as the model under audit."""
+    return bool(others["original"]) and "card" not in load_tensors(others["original"])[1]
 
 
 # --- the verification ---------------------------------------------------------------------------------
@@ -170,34 +180,41 @@ def verify(
     values = dossier.read(record)
     if data is None and (audits or others["oracles"] or others["strangers"]):
         raise ConfigError("an audit is run again on images; give them: --data FOLDER")
-    checks = dossier.verify(file, values)
-    yield from checks
+    yield from (checks := dossier.verify(file, values))
     if not all(check.passed for check in checks):
         if data is not None or others["original"]:
             yield Check("measured again", None, "the file or its dossier has changed")
         return
     said = values["audit"] and Report.from_values(values["audit"], str(record))
-    names = _named(audits, said)
-    if data is not None and not (names or values["measured"]):
-        raise ConfigError(f"{record} holds no figures that could be measured again; leave --data out")
-    before = None
+    names, before = _named(audits, said, data is None or bool(values["measured"])), None
     if others["original"]:
         before, check = _original(others["original"], file)
         yield check
-    if data is None:
+    if data is None or (others["original"] and before is None):
         return
     model, images = loaded(file, data, watch)
     if values["measured"] and not audits:
-        yield from _measured_again(values["measured"], measure(model, images, before, device), tolerance)
-    if names:
-        asked = {"device": device, "watch": watch, "only": names}
-        again = _audited_again(said, model, file, images, others, asked)
-        same = again.asked[QUESTION] == said.asked[QUESTION]
-        yield Check(
-            "audits' images", same, "images, classes and attacker are the dossier's" if same else OTHER
-        )
-        for check in dossier.compare(said, again, names, tolerance):
+        yield from _measured_again(values["measured"], measure(file, images, before, device), tolerance)
+    if said and names:
+        how = {"device": device, "watch": watch, "only": names}
+        for check in _attacked_again(said, model, file, images, others, how, tolerance):
             yield replace(check, passed=False) if audits and check.passed is None else check
+
+
+def _attacked_again(
+    said: Report,
+    model: nn.Module,
+    file: Path,
+    data: Data,
+    others: Mapping[str, Any],
+    how: dict[str, Any],
+    tolerance: float,
+) -> Iterator[Check]:
+    names = how["only"]
+    again = _audited_again(said, model, file, data, others, how)
+    same = again.asked[QUESTION] == said.asked[QUESTION]
+    yield Check("audits' images", same, "images, classes and attacker are the dossier's" if same else OTHER)
+    yield from dossier.compare(said, again, names, tolerance)
 
 
 OTHER = (
@@ -206,12 +223,17 @@ OTHER = (
 )
 
 
-def _named(audits: Sequence[str], said: Report | None) -> list[str]:
-    """Return the audits to run again; one that the dossier does not have is refused."""
+def _named(audits: Sequence[str], said: Report | None, well_without: bool) -> list[str]:
+    """Return the audits to run again; one that the dossier does not have is refused.
+
+    So are none, unless all is well without: nothing is measured, or accuracies are.
+    """
     there = list(dict.fromkeys(line.audit for line in said.lines)) if said else []
     if unknown := [name for name in audits if name not in there]:
         has = f"it has {', '.join(there)}" if there else "it has none"
         raise ConfigError(f"the dossier has no audit {unknown[0]!r}; {has}")
+    if not (there or well_without):
+        raise ConfigError("the dossier holds no figures that could be measured again; leave --data out")
     return list(audits) or there
 
 
@@ -262,8 +284,7 @@ def _audited_again(
             "none: then figures that need no oracle are compared"
         )
     given = {**others, "oracles": [oracles[sha] for sha in known[1]] if oracles else []}
-    plain = bool(original) and "card" not in load_tensors(original)[1]
-    return audit_beside(model, file, data, classes, given, plain, **options)
+    return audit_beside(model, file, data, classes, given, _by_name(others), **options)
 
 
 def _list(hashes: Sequence[str | None]) -> str:

@@ -84,9 +84,9 @@ def others(weights):
 
 @pytest.fixture(scope="module")
 def audited(erased, photos, others, tmp_path_factory):
-    """The audit.json of three audits that ask about the class of the first request."""
+    """The audit.json of four audits that ask about the class of the first request."""
     out = tmp_path_factory.mktemp("audited") / "out"
-    asked = ["--classes", "red", "--only", "everyday,prototype,membership", "--images", "4"]
+    asked = ["--classes", "red", "--only", "everyday,prototype,membership,similarity", "--images", "4"]
     own = [*OWN, "--data", photos, *others]
     assert ended("audit", erased, *own, *asked, "--device", "cpu", "--out", out) == 0
     return out / "audit.json"
@@ -163,6 +163,7 @@ def test_the_page_says_what_an_auditor_asks_for(made, erased):
     assert all(str(escape(words)) in text for words in said)
     assert "minigslora verify erased.safetensors --dossier dossier.json" in text
     assert "did not ask about exactly the classes of the ledger" in text  # gold was not asked about
+    assert "(not asked about exactly the classes of the ledger)" in text
     assert text.count("<img ") == 3
     assert "http" not in text.replace("http-equiv", "")
     assert "src=" not in text.replace('src="data:', "")
@@ -208,11 +209,14 @@ def test_without_a_report_the_file_is_audited_now(erased, photos, tmp_path, caps
 def test_a_detectors_dossier_counts_objects(tmp_path):
     scenes, model = mini_scenes.load(counts=tiny.SCENES), tiny.detector()
     ledger.put(model, [ledger.Entry("task1", (scenes.classes[1],), (1,))])
-    measured = dossier_command.measure(model, scenes, copy.deepcopy(model), "cpu")
+    card = checkpoint.Card({"kind": "deformable-detr", **vars(tiny.DETECTOR)}, scenes.classes)
+    checkpoint.save(tmp_path / "detector.safetensors", model, card)
+    measured = dossier_command.measure(tmp_path / "detector.safetensors", scenes, copy.deepcopy(model), "cpu")
     of = measured["accuracy"]
     assert of["forgotten"]["images"] == len(scenes.test.of_classes([1]))
     assert of["kept"]["before"] == of["kept"]["after"]
     assert 0 <= of["forgotten"]["after"] <= 100
+    assert dossier.make(tmp_path / "detector.safetensors", measured=measured)["measured"] == measured
 
 
 # --- verify: what passes ------------------------------------------------------------------------------
@@ -229,11 +233,11 @@ def test_hashes_and_ledger_pass_a_line_each(made, erased, tmp_path, capsys):
 def test_all_that_was_measured_is_measured_again(made, erased, photos, others, capsys):
     assert ended("verify", erased, "--dossier", made, "--data", photos, *others, "--device", "cpu") == 0
     out = capsys.readouterr().out
-    assert len(re.findall("^pass", out, re.MULTILINE)) == 14
-    for name in ("everyday", "prototype", "membership"):
+    assert len(re.findall("^pass", out, re.MULTILINE)) == 15
+    for name in ("everyday", "prototype", "membership", "similarity"):
         assert re.search(rf"pass +audit {name} +\d+ figures differ by 0 at most \(tolerance 1\)$", out, re.M)
     assert "the weights that the ledger's first request began with" in out
-    assert "14 of 14 checks passed" in out
+    assert "15 of 15 checks passed" in out
 
 
 def test_one_audit_can_be_run_again_and_without_references(made, erased, photos, capsys):
@@ -247,6 +251,10 @@ def test_one_audit_can_be_run_again_and_without_references(made, erased, photos,
     out = capsys.readouterr().out
     assert "not measured again without the references: ToW" in out
     assert "RMIA" in out
+    assert ended(*again, "similarity") == MISMATCH  # asked for by name, and not made
+    assert re.search(
+        "^FAIL +audit similarity +it needs the original or oracles", capsys.readouterr().out, re.M
+    )
 
 
 def test_the_exit_codes_are_four():
@@ -385,6 +393,8 @@ def test_other_images_and_another_original_fail(made, erased, weights, tmp_path,
     assert re.search(r"^FAIL +audits' images", out, re.MULTILINE)
     assert ended(*asked, "--original", weights / "oracle1.safetensors") == MISMATCH
     assert "is not the model that erased.safetensors was made from" in capsys.readouterr().out
+    assert ended(*asked, "--original", weights / "oracle1.safetensors", "--data", other) == MISMATCH
+    assert "images" not in capsys.readouterr().out
 
 
 def test_what_verify_cannot_do_is_refused(made, erased, photos, weights, bare, tmp_path, capsys):
@@ -393,7 +403,13 @@ def test_what_verify_cannot_do_is_refused(made, erased, photos, weights, bare, t
         assert words in capsys.readouterr().err
 
     says("give them: --data FOLDER", "--audit", "probe")
-    says("has no audit 'probe'; it has everyday, prototype, membership", "--data", photos, "--audit", "probe")
+    says(
+        "has no audit 'probe'; it has everyday, prototype, membership, similarity",
+        "--data",
+        photos,
+        "--audit",
+        "probe",
+    )
     one = ["--data", photos, "--oracle", weights / "oracle1.safetensors"]
     says("the oracles of the dossier's audits are others, or more", *one)
     nothing = written(bare, tmp_path / "bare.json")
@@ -496,6 +512,12 @@ def test_audits_in_python_say_of_which_file_they_are(erased, photos):
     live = minigslora.audit(checkpoint.load(erased)[0], photos, **asked)
     with pytest.raises(DataError, match="this report of audits does not say by hash which file"):
         dossier.make(erased, audit=live)
+
+
+def test_accuracies_of_another_file_are_refused(bare, erased):
+    for measured in ({"file": "0" * 64}, {}):
+        with pytest.raises(DataError, match=r"these accuracies are of a file of sha256 (0{12}|None)"):
+            dossier.make(erased, measured=measured)
 
 
 def test_a_report_reads_as_it_was_written(audited):

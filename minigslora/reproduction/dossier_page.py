@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 from minigslora.audit.report import LIMITS, PLAIN, Report
 from minigslora.audit.table import AUDITS
 from minigslora.course import plots
-from minigslora.dossier import TOLERANCE, counted
+from minigslora.dossier import TOLERANCE, counted, named_in
 from minigslora.reproduction import audit_page
 from minigslora.reproduction.rendering import PAGES, render
 
@@ -63,10 +63,13 @@ def accuracies(measured: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def in_short(values: Mapping[str, Any], report: Report | None) -> dict[str, str]:
-    """Return the dossier's answers in a few lines: what was asked, what the model answers and knows."""
+def in_short(values: Mapping[str, Any], report: Report | None, others: Sequence[str]) -> dict[str, str]:
+    """Return the dossier's answers in a few lines: what was asked, what the model answers and knows.
+
+    ``others`` are classes that only the ledger or only the audits name.
+    """
     entries = values["ledger"]
-    names = [name for entry in entries for name in entry["classes"]]
+    names = named_in(entries)
     dates = sorted({entry["date"] for entry in entries if entry.get("date")})
     when = " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else "no date is given"
     asked = f"{counted(entries)} in the ledger, {len(names)} classes named, {when}"
@@ -87,6 +90,7 @@ def in_short(values: Mapping[str, Any], report: Report | None) -> dict[str, str]
     if report:
         by = {v: [name for name, found in report.verdicts.items() if found == v] for v in PLAIN}
         knows = "; ".join(f"{verdict}: {', '.join(by[verdict])}" for verdict in PLAIN if by[verdict])
+        knows += " (not asked about exactly the classes of the ledger)" if others else ""
     return {"requests": asked, "what the model answers": answers, "what attacks still find": knows}
 
 
@@ -99,19 +103,19 @@ def write(values: Mapping[str, Any], path: Path) -> Path:
     report = Report.from_values(values["audit"], "the dossier") if values["audit"] else None
     found = list(report.verdicts) if report else []
     ledger = [dict(entry) for entry in values["ledger"]]
-    audited = set(report.asked["forgotten"]) if report else set()
+    others = sorted({*report.asked["forgotten"]} ^ {*named_in(values["ledger"])}) if report else []
     return render(
         "dossier.html",
         path,
         title=f"What was forgotten: {values['file']['name']}",
         values_of=values,
         record=path.with_suffix(".json").name,
-        short=in_short(values, report),
+        short=in_short(values, report, others),
         ledger=ledger,
         served=served(values["run"]) if values["run"] else None,
         accuracies=accuracies(values["measured"]) if values["measured"] else [],
         report=report,
-        others=sorted(audited ^ {name for entry in ledger for name in entry["classes"]}) if report else [],
+        others=others,
         said={name: report.figures_of(name) for name in found} if report else {},
         judged={name: audit_page.judged(report, name) for name in found} if report else {},
         audits=AUDITS,
