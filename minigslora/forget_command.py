@@ -20,7 +20,6 @@ from minigslora.errors import ConfigError
 from minigslora.files import (
     alone_in,
     load_tensors,
-    read_json,
     read_lines,
     require_new,
     require_writable,
@@ -29,7 +28,7 @@ from minigslora.files import (
 )
 from minigslora.models import checkpoint
 from minigslora.reproduction import report
-from minigslora.sequence import RunFolder
+from minigslora.sequence import FINALIZED, RunFolder, written
 from minigslora.text import parse_pairs, split_list
 
 LIVE = "live.json"
@@ -158,6 +157,7 @@ def erase_into(
         erasure, before = erase(model, data, requests, out=folder / "tasks", **options)
         erasure.finalize(erased)
         _keep_live(folder, weights, erasure.model)
+        _note(erased, folder)
         title, further = f"Erased from {data.name}", f"The erased model: {erased}"
         report.write(erasure, before, folder, title, asked, further)
     return erasure, earlier
@@ -178,8 +178,12 @@ def keep_source(target: Path, source: Path) -> None:
 
 def _claim(target: Path, folder: Path) -> None:
     """Note in a run's folder where it writes its model; refuse a file that another run or user wrote."""
-    claimed, own = folder / "finalized.json", str(target.resolve())
-    known: list[str] = read_json(claimed) if claimed.is_file() else []
+    known, own = written(folder), str(target.resolve())
     if own not in known:
         require_new(target)
-    write_json(claimed, sorted({*known, own}))
+    write_json(folder / FINALIZED, {**known, own: known.get(own, "")})
+
+
+def _note(target: Path, folder: Path) -> None:
+    """Note the hash of the model that a run wrote, so that its report is known to be of that file."""
+    write_json(folder / FINALIZED, {**written(folder), str(target.resolve()): sha256(target)})
