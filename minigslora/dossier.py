@@ -145,8 +145,9 @@ def began_with(notes: Mapping[str, Any]) -> str:
 
 
 def named_in(entries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the classes that a ledger's entries name, in order."""
-    return [name for entry in entries for name in entry["classes"]]
+    """Return the classes that are forgotten by a ledger, as it stands in a file's header, in order."""
+    standing = ledger.in_force(ledger.read({ledger.KEY: list(entries)}, "the dossier"))
+    return [name for entry in standing for name in entry.classes]
 
 
 def run_of(folder: Path, sha: str, notes: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from minigslora import ledger
 from minigslora.class_order import in_heads_order
 from minigslora.datasets import registry
 from minigslora.datasets.images import DataSet, Splits
@@ -26,13 +25,11 @@ from minigslora.files import (
     sha256,
     write_json,
 )
+from minigslora.finished_run import keep_live
 from minigslora.models import checkpoint
 from minigslora.reproduction import report
 from minigslora.sequence import FINALIZED, RunFolder, written
 from minigslora.text import parse_pairs, split_list
-
-LIVE = "live.json"
-"""Of a run's folder: what its live model is made of, beside the adapters in ``tasks``."""
 
 
 def method_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -156,18 +153,11 @@ def erase_into(
         earlier = sorted(path.stem for path in (folder / "tasks").glob("task*.json"))
         erasure, before = erase(model, data, requests, out=folder / "tasks", **options)
         erasure.finalize(erased)
-        _keep_live(folder, weights, erasure.model)
+        keep_live(folder, weights, erasure.model)
         _note(erased, folder)
         title, further = f"Erased from {data.name}", f"The erased model: {erased}"
         report.write(erasure, before, folder, title, asked, further)
     return erasure, earlier
-
-
-def _keep_live(folder: Path, weights: Path, model: nn.Module) -> None:
-    """Note what a finished run's live model is made of, so that a request of it can be revoked."""
-    card: Any = checkpoint.card_of(model)
-    made = {"weights": str(weights.resolve()), "sha256": sha256(weights), "card": vars(card)}
-    write_json(folder / LIVE, {**made, ledger.KEY: ledger.plain(ledger.events(model))})
 
 
 def keep_source(target: Path, source: Path) -> None:
