@@ -17,7 +17,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +232,8 @@ def to_peft(model: nn.Module, out: str | Path) -> Exported:
         entries = {entry.request: entry for entry in ledger.of(live)}
         for name, (config, tensors) in written.items():
             write_json(folder / name / "adapter_config.json", config)
-            notes = {ledger.KEY: [asdict(entries[name])]} if name in entries else {}
+            own = [entries[member] for member in lora.members(name) if member in entries]
+            notes = {ledger.KEY: ledger.plain(own)} if own else {}
             save_tensors(folder / name / "adapter_model.safetensors", tensors, {"format": "pt", **notes})
         write_text(folder / "README.md", _peft_card(live, list(written), weights_hash(base)))
     return Exported(target, *figures)
