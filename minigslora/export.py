@@ -294,7 +294,8 @@ def _write_classifier(live: Any, folder: Path, names: Sequence[str]) -> tuple[nn
     name, arguments = timm_description(live)
     _say_what_it_is(live, name, arguments, names)
     mean, std = normalisation(live)
-    size, built = _image_size(live), timm.create_model(name, num_classes=_rows(live), **arguments)
+    size = _image_size(live)
+    built: Any = timm.create_model(name, num_classes=_rows(live), **arguments)
     structure = ("first_conv", "classifier", "fixed_input_size", "pool_size")
     own = {key: built.pretrained_cfg[key] for key in structure if key in built.pretrained_cfg}
     # Written here, as timm's own function carries the registry's tag and licence over to other weights.

@@ -171,7 +171,7 @@ def _claim(target: Path, folder: Path) -> None:
     known, own = written(folder), str(target.resolve())
     if own not in known:
         require_new(target)
-    write_json(folder / FINALIZED, {**known, own: known.get(own, "")})
+        write_json(folder / FINALIZED, {**known, own: ""})
 
 
 def _note(target: Path, folder: Path) -> None:
