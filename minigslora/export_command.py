@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from minigslora import export
-from minigslora.errors import ConfigError
+from minigslora.errors import ConfigError, ModelError
 from minigslora.files import require_new
 from minigslora.finished_run import finalised_model, live_model, requests_of, revoked
 from minigslora.models import checkpoint
@@ -49,7 +49,16 @@ def model_of_run(folder: Path, weights: Path | None, live: bool) -> nn.Module:
         weights: those that the run began with, where they were moved; the live model is made of them.
         live: whether the live model is needed; it is taken, too, where a request was revoked since.
     """
-    if live or weights or revoked(folder):
-        requests_of(folder)
-        return live_model(folder, weights, revoked(folder))
-    return finalised_model(folder)
+    if not (live or weights or revoked(folder)):
+        return finalised_model(folder)
+    requests_of(folder)
+    model = live_model(folder, weights, revoked(folder))
+    if not revoked(folder):
+        try:
+            export.require_alike(model.eval(), finalised_model(folder).eval(), "the run's file")
+        except ModelError as problem:
+            raise ModelError(
+                f"the adapters in {folder / 'tasks'} and the file that the run finalised are not of one "
+                f"model ({problem}); serve the requests again in a new folder"
+            ) from None
+    return model

@@ -59,8 +59,8 @@ class Entry:
     def __str__(self) -> str:
         """Say it in one line."""
         how = ", ".join(part for part in (self.method, self.recipe, self.date) if part)
-        became = {"forget": "", "enrol": " enrolled", "revoke": " revoked"}[self.event]
-        return f"{self.request}{became}: {', '.join(self.classes)} ({how})"
+        became = {"forget": "", "enrol": ", enrolled", "revoke": ", revoked"}[self.event]
+        return f"{self.request}: {', '.join(self.classes)}{became} ({how})"
 
 
 def events(model: nn.Module) -> tuple[Entry, ...]:

@@ -178,7 +178,8 @@ def test_what_nobody_measured_is_said_so(bare, tmp_path):
 
 
 def test_fields_of_the_ledger_are_shown_whatever_they_are_and_escaped(bare, tmp_path):
-    bare["ledger"] = [{"request": "task1", "classes": ["<b>", "c"], "event": "enrol", "why": None}]
+    asked = {"request": "task1", "classes": ["<b>", "c"], "rows": [0, 1]}
+    bare["ledger"] = [asked, {"request": "enrol1", "classes": ["<b>"], "rows": [0], "event": "enrol"}]
     text = dossier_page.write(bare, tmp_path / "other.html").read_text(encoding="utf-8")
     assert "<b>," not in text
     assert "&lt;b&gt;, c" in text

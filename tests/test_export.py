@@ -482,9 +482,13 @@ REFUSED = {
     "does not say its architecture": ("{run}/mine.pth", "timm", "new.safetensors"),
     "carries no adapters": ("{run}/der/erased.safetensors", "peft", "new"),
     "--weights goes with the folder of a run": ("{run}/mine.pth", "peft", "new", "{run}/mine.pth"),
-    "name them with --weights FILE": ("{run}/der", "peft", "new"),
     "der changes the weights themselves": ("{run}/der", "peft", "new", "{run}/mine.pth"),
-    "holds other weights than the run": ("{run}/der", "peft", "new", "{run}/der/erased.safetensors"),
+    "is not the file that the run began with": (
+        "{run}/gslora-deep",
+        "peft",
+        "new",
+        "{run}/der/erased.safetensors",
+    ),
 }
 
 
@@ -508,16 +512,21 @@ def test_a_damaged_run_is_refused(run, tmp_path, capsys):
     save_tensors(folder / "tasks" / "task2.safetensors", moved, {})
     with pytest.raises(ModelError, match="are not of one model"):
         model_of_run(folder, weights, True)
-    for task in (1, 2):
-        (folder / "tasks" / f"task{task}.json").unlink()
-    with pytest.raises(ConfigError, match="holds no finished request"):
+    shutil.copy(run / "gslora-deep" / "tasks" / "task2.safetensors", folder / "tasks")
+    assert model_of_run(folder, weights, True)
+    (folder / "erased.safetensors").unlink()
+    write_json(folder / "finalized.json", ["nowhere"])
+    with pytest.raises(ConfigError, match="has written no erased model yet"):
+        model_of_run(folder, weights, True)
+    (folder / "finalized.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"finalized.json cannot be read"):
+        model_of_run(folder, weights, True)
+    (folder / "live.json").write_text("[]")
+    with pytest.raises(ConfigError, match=r"live.json is damaged"):
+        model_of_run(folder, weights, True)
+    (folder / "tasks" / "task1.json").unlink()
+    with pytest.raises(ConfigError, match="has not finished"):
         model_of_run(folder, weights, True)
     (folder / "tasks" / "run.json").write_text("[]")
-    with pytest.raises(ConfigError, match=r"run.json is damaged"):
-        model_of_run(folder, weights, True)
-    (folder / "tasks" / "run.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"run.json cannot be read"):
-        model_of_run(folder, weights, True)
-    (folder / "finalized.json").write_text('["nowhere"]')
-    with pytest.raises(ConfigError, match="has written no erased model yet"):
+    with pytest.raises(ConfigError, match="is damaged"):
         model_of_run(folder, weights, True)
