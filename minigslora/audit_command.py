@@ -12,6 +12,7 @@ from torch import nn
 from minigslora.audit import detection, run
 from minigslora.audit.report import Report
 from minigslora.datasets.detection import DetectionData
+from minigslora.datasets.images import DataSet
 from minigslora.erasure import Erasure
 from minigslora.errors import ConfigError
 from minigslora.files import alone_in, load_tensors, require_new, runs_root, sha256
@@ -76,9 +77,7 @@ def audit_files(
     """
     name, weights, given, *_, watch = own
     model, data = own_detector(own) or own_model(*own)
-    files = {key: others[key] for key in ("original", "oracles")}
-    hashes = {"model": sha256(weights), "original": files["original"] and sha256(files["original"])}
-    hashes["oracles"] = [sha256(path) for path in files["oracles"]]
+    hashes = hashes_of(weights, others)
     identity = {"data": data.fingerprint(), "classes": classes, **hashes, **options}
     identity |= {
         "strangers": str(others["strangers"]),
@@ -94,21 +93,51 @@ def audit_files(
             for page in ("audit.html", "audit.json"):
                 require_new(folder / page)
         RunFolder(folder, identity)  # refuses a folder of another audit
-        named = name is not None
-        report = run.audit(
-            model,
-            data,
-            wanted,
-            original=files["original"] and beside(files["original"], model, named),
-            oracles=[beside(path, model, named) for path in files["oracles"]],
-            strangers=others["strangers"],
-            watch=watch,
-            **options,
-        )
-        names = {"model": weights.name, "original": files["original"] and files["original"].name}
-        report.asked.update({key: value for key, value in names.items() if value}, files=hashes)
+        report = audit_beside(model, weights, data, wanted, others, name is not None, watch=watch, **options)
         report.write(folder)
     return folder, said(report)
+
+
+def hashes_of(weights: Path, others: dict[str, Any]) -> dict[str, Any]:
+    """Return the SHA-256 of every file of an audit, as its report says which files it is of."""
+    original = others["original"] and sha256(others["original"])
+    oracles = [sha256(path) for path in others["oracles"]]
+    return {"model": sha256(weights), "original": original, "oracles": oracles}
+
+
+def audit_beside(
+    model: nn.Module,
+    weights: Path,
+    data: DataSet | DetectionData,
+    classes: Sequence[str] | None,
+    others: dict[str, Any],
+    named: bool,
+    **options: Any,
+) -> Report:
+    """Audit the model of a file beside others' files; the report says which files, by name and hash.
+
+    Args:
+        model: the model of ``weights``.
+        weights: the file under audit.
+        data: the images.
+        classes: the forgotten ones; those of the ledger where None.
+        others: the files of the original and of the oracles, and the folder of strangers.
+        named: as :func:`beside` takes it.
+        options: of :func:`minigslora.audit`.
+    """
+    original, hashes = others["original"], hashes_of(weights, others)
+    report = run.audit(
+        model,
+        data,
+        classes,
+        original=original and beside(original, model, named),
+        oracles=[beside(path, model, named) for path in others["oracles"]],
+        strangers=others["strangers"],
+        **options,
+    )
+    names = {"model": weights.name, **({"original": original.name} if original else {})}
+    report.asked.update(names, files=hashes)
+    return report
 
 
 def after_forgetting(
@@ -127,13 +156,11 @@ def after_forgetting(
     Returns:
         What to say on the terminal.
     """
-    like = erasure.model
     named = "card" not in load_tensors(weights)[1]
     model, _ = checkpoint.load(erased)
-    original, *references = (beside(path, like, named) for path in (weights, *oracles))
     data: Any = erasure.problem.data
-    report = run.audit(model, data, original=original, oracles=references, **options)
-    report.asked.update({"model": erased.name, "original": weights.name})
+    others = {"original": weights, "oracles": oracles, "strangers": None}
+    report = audit_beside(model, erased, data, None, others, named, **options)
     return f"{said(report)}\naudit:        {report.write(folder)}"
 
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 NOTEBOOKS = "uv run jupyter lab notebooks/00_start_here.ipynb"
 
-WITHOUT_EFFECT, FAULT = 3, 70
-"""Exit codes beside 0 and 2: a request changed nothing; a fault of the program."""
+WITHOUT_EFFECT, MISMATCH, FAULT = 3, 4, 70
+"""Exit codes beside 0 and 2: a request changed nothing; a file is not as said; a fault of the program."""
 
 _WORKING_IN: ContextVar[Path] = ContextVar("the folder of the run")
 
@@ -163,6 +163,7 @@ def forget(
         **asked,
         "data": images.fingerprint(),
         "input": [images.image_size, *normal],
+        "test split": "drawn from the images given" if images.split_by_us else "the data's own",
         "device": pick_device(device).type,
         "library": library_fingerprint(),
     }
@@ -174,7 +175,7 @@ def forget(
     options: dict[str, Any] = {"method": method, "recipe": recipe, "ratio": ratio, "shots": shots}
     options |= {"seed": seed, "device": device, "check": check, "watch": _watched(), **settings}
     erasure, earlier = command.erase_into(
-        folder, erased, identity, asked, network, images, requests, **options
+        folder, erased, weights, identity, asked, network, images, requests, **options
     )
     typer.echo(report.table(erasure).round(1).to_string())
     if earlier and not _watched():  # who watches has been told
@@ -189,6 +190,49 @@ def forget(
         options = {"seed": seed, "device": device, "watch": _watched()}
         typer.echo(after_forgetting(erasure, erased, weights, oracle or [], folder, **options))
     _exit_if_without_effect(erasure)
+
+
+@app.command()
+def revoke(
+    run: Annotated[Path, typer.Argument(help="The folder of a 'minigslora forget' (its --out).")],
+    task: Annotated[
+        Optional[str], Opt(help="The request, as task2; the newest that stands by default.")
+    ] = None,
+    finalize: Annotated[
+        Optional[Path], Opt(help="The model's file; RUN/erased-without-TASK.safetensors by default.")
+    ] = None,
+    weights: Annotated[
+        Optional[Path], Opt(help="The file that the run began with, where it was moved since.")
+    ] = None,
+) -> None:
+    """Take back a request that was a mistake: write the model of a finished run without it.
+
+    Other requests stand. The file's ledger keeps both the request and that it was revoked, with dates; the
+    run's report and its erased model stay as they are. The run does not bring the request back.
+    """
+    from minigslora.revoke_command import revoke_in
+
+    said, path = revoke_in(run, task, finalize, weights)
+    typer.echo(f"{said}\nmodel without it: {path}")
+
+
+@app.command()
+def enrol(
+    weights: Annotated[Path, typer.Argument(help="The model's file; an erased one, too.")],
+    name: Annotated[str, Opt(help="What the class is called.")],
+    images: Annotated[Path, Opt(help="A folder with a few images of it.")],
+    out: Checkpoint,
+    beside: Annotated[
+        Optional[Path], Opt(help="Class folders of other classes, CLASS/*.jpg, which a linear head needs.")
+    ] = None,
+) -> None:
+    """Add a class to a model's head, from a few images and without training; or a forgotten one again.
+
+    Later requests need data with images of the new class. The file's ledger says that it was enrolled.
+    """
+    from minigslora.enrol_command import enrol_into
+
+    typer.echo(enrol_into(weights, name, images, beside, out))
 
 
 @app.command()
@@ -230,6 +274,92 @@ def audit(
     options: dict[str, Any] = {"only": split_list(only), "images": images, "seed": seed, "device": device}
     folder, say = command.audit_files(own, classes, others, out, _WORKING_IN.set, **options)
     typer.echo(f"{say}\nreport: {folder / 'audit.html'}")
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A file with a card, or the folder of a 'forget' run.")],
+    to: Annotated[str, Opt(help="timm, peft, onnx or hf.")],
+    out: Annotated[Path, Opt(help="What to write: a file for timm and onnx, a folder for peft and hf.")],
+    weights: Annotated[
+        Optional[Path], Opt(help="With the folder of a run: the weights that it began with; peft needs them.")
+    ] = None,
+) -> None:
+    """Hand a model over: to timm, PEFT, onnxruntime, or as a Hugging Face folder with a model card.
+
+    What was written is compared with the model's own answers before it takes its name. OUT must not be there
+    yet. Adapters for PEFT are made from the folder of a run, as its --out named it; everything else is a
+    plain model.
+    """
+    from minigslora.export_command import export_file
+
+    typer.echo(export_file(model, to, out, weights))
+
+
+@app.command()
+def dossier(
+    weights: Annotated[Path, typer.Argument(help="The erased model's file.")],
+    out: Annotated[Path, Opt(help="The page to write, FILE.html; FILE.json goes beside it.")],
+    run: Annotated[
+        Optional[Path], Opt(help="The --out of the 'minigslora forget' that wrote the file.")
+    ] = None,
+    audit: Annotated[Optional[Path], Opt(help="The audit.json of a 'minigslora audit' of the file.")] = None,
+    data: Annotated[
+        Optional[str],
+        Opt(help="Images, as in 'audit': accuracies are measured, and without --audit, audits run."),
+    ] = None,
+    original: Annotated[Optional[Path], Opt(help="The model before it was edited.")] = None,
+    oracle: Oracles = None,
+    strangers: Annotated[Optional[Path], Opt(help="As in 'audit'.")] = None,
+    only: Annotated[str, Opt(help="Audits to run, a,b,c; all by default.")] = "",
+    images: Annotated[int, Opt(help="Training images of each class that the attacker has at most.")] = 20,
+    seed: Seed = 0,
+    device: Device = "auto",
+) -> None:
+    """Write the dossier of an erased model, for whoever asked and whoever checks: a page, and JSON.
+
+    It holds the file's hashes, the ledger, accuracies before and after, the audits with what they do not
+    prove, and how to verify all of it. Reports of another file are refused.
+    """
+    from minigslora import dossier_command as command
+
+    others: dict[str, Any] = {"original": original, "oracles": oracle or [], "strangers": strangers}
+    given: dict[str, Any] = {"run": run, "audit": audit, "data": data, "others": others}
+    options: dict[str, Any] = {"only": split_list(only), "images": images, "seed": seed, "device": device}
+    page, record = command.write(weights, out, **given, watch=_watched(), **options)
+    typer.echo(f"dossier: {page}\nrecord:  {record}")
+
+
+@app.command()
+def verify(
+    weights: Annotated[Path, typer.Argument(help="The erased model's file.")],
+    dossier: Annotated[Path, Opt(help="The JSON that 'minigslora dossier' wrote.")],
+    data: Annotated[
+        Optional[str], Opt(help="Images: what the dossier says was measured on them is measured again.")
+    ] = None,
+    original: Annotated[Optional[Path], Opt(help="The model before; the one that the dossier names.")] = None,
+    oracle: Oracles = None,
+    strangers: Annotated[Optional[Path], Opt(help="As in 'audit'.")] = None,
+    audit: Annotated[str, Opt(help="Audits to run again, a,b,c; all of the dossier's by default.")] = "",
+    tolerance: Annotated[float, Opt(help="By how many percentage points a figure may differ.", min=0)] = 1.0,
+    device: Device = "auto",
+) -> None:
+    """Check a file against its dossier, a line a check; the exit code is 4 where any of them fails.
+
+    Without images hashes and the ledger are compared; with them accuracies and audits are measured again.
+    """
+    from minigslora import dossier_command as command
+
+    others: dict[str, Any] = {"original": original, "oracles": oracle or [], "strangers": strangers}
+    options: dict[str, Any] = {"audits": split_list(audit), "tolerance": tolerance, "device": device}
+    checks = []
+    for check in command.verify(weights, dossier, data=data, others=others, watch=_watched(), **options):
+        typer.echo(check)
+        checks.append(check)
+    made = [check for check in checks if check.passed is not None]
+    typer.echo(f"{sum(check.passed is True for check in made)} of {len(made)} checks passed")
+    if not all(check.passed for check in made):
+        raise typer.Exit(MISMATCH)
 
 
 @app.command()

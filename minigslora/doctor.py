@@ -60,7 +60,8 @@ def examine_file(path: Path) -> Iterator[Finding]:
     yield Finding("architecture", None, json.dumps(architecture) if architecture else "not said in the file")
     entries = ledger.read(notes, str(path))
     for entry in entries:
-        yield Finding("forgotten", None, f"{entry}, from weights {entry.weights[:12]}…")
+        what = {"forget": "forgotten", "enrol": "enrolled", "revoke": "revoked"}[entry.event]
+        yield Finding(what, None, f"{entry}, from weights {entry.weights[:12]}…")
     if not entries:
         yield Finding("forgotten", None, "nothing that the file says")
 

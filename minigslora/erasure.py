@@ -27,6 +27,7 @@ from minigslora.datasets.images import DataSet, ImageSet, Splits, augment, sprea
 from minigslora.device import Precision
 from minigslora.errors import DataError, ModelError, UnknownMoves
 from minigslora.files import save_tensors
+from minigslora.fingerprint import weights_hash
 from minigslora.methods import create
 from minigslora.methods.base import Method
 from minigslora.metrics import with_h
@@ -62,7 +63,7 @@ class Run:
 
     Attributes:
         out: its folder; None where nothing was kept.
-        ledger: what the model had forgotten when it began.
+        ledger: what had become of the model when it began.
         origin: hashes of the weights and adapters that it began with.
         left: the same of the model as it left it after its last finished request; None for a new run.
     """
@@ -96,7 +97,10 @@ class Erasure:
 
     @property
     def ledger(self) -> tuple[ledger.Entry, ...]:
-        """What the model has forgotten, request by request, those of earlier calls and files included."""
+        """What the model has forgotten, request by request, those of earlier calls and files included.
+
+        :func:`minigslora.ledger.events` says what became of it otherwise: what was revoked or enrolled.
+        """
         return ledger.of(self.model)
 
     @property
@@ -142,13 +146,14 @@ class Erasure:
         if task is None and not own:
             raise ModelError("no request is left to revoke")
         name = task or own[-1]
-        entries = self.ledger
-        lora.revoke(self.model, name)
-        ledger.put(self.model, [entry for entry in entries if entry.request != name])
-        self.plan = without(self.plan, name, [row for e in entries if e.request == name for row in e.rows])
-        self.reports = [report for report in self.reports if report.task != name]
+        taken, entries = lora.members(name), self.ledger
+        revoke(self.model, name)
+        for request in taken:
+            back = [row for e in entries if e.request == request for row in e.rows]
+            self.plan = without(self.plan, request, back)
+        self.reports = [report for report in self.reports if report.task not in taken]
         names = [entry.request for entry in entries]
-        later = names[names.index(name) + 1 :] if name in names else []
+        later = names[names.index(taken[-1]) + 1 :] if taken[-1] in names else []
         for report in self.reports:
             if report.task in later:
                 self._measure_anew(report)
@@ -172,6 +177,26 @@ class Erasure:
         erasure back; whoever has the live model can.
         """
         return finalize(self.model, path)
+
+
+def revoke(model: nn.Module, task: str, date: str = "") -> None:
+    """Take a request's adapter and rows off a live model, and say so in its ledger.
+
+    Args:
+        model: the live model.
+        task: the request, as "task2"; or the name of the adapter that several were compacted into, which
+            takes all of them back.
+        date: when it was revoked, as YYYY-MM-DD; today by default.
+
+    Raises:
+        ModelError: for a request that has no adapter, or no adapter of its own any more.
+    """
+    entries = ledger.events(model)
+    lora.revoke(model, task)
+    served = [e for e in entries if e.event == "forget" and e.request in lora.members(task)]
+    now = {"version": __version__, "weights": weights_hash(model), "date": date or ledger.today()}
+    revoked = [ledger.Entry(e.request, e.classes, e.rows, event="revoke", **now) for e in served]
+    ledger.put(model, [*entries, *revoked])
 
 
 def finalize(model: nn.Module, path: str | Path) -> Path:
@@ -248,7 +273,7 @@ def forget(
     requests = as_requests(data, classes)
     setting = Setting(requests=tuple(map(len, requests)), ratio=ratio, shots=shots)
     way = create(method, recipe, setting.kind, **settings)
-    start = max((int(e.request.removeprefix("task")) for e in run.ledger), default=0)
+    start = ledger.count(run.ledger, "forget")
     plan = plan_requests(data, requests, setting, seed, old=old, start=start)
     warn_of_single_images(data.train, old, setting)
     problem = Classification(model, data, mean, std, device, precision)
@@ -327,13 +352,13 @@ def data_for(model: nn.Module, data: DataSet | str | Path, watch: bool) -> DataS
 def _run(model: nn.Module, out: Path | None) -> Run:
     """Return the run that a call of :func:`forget` is: one that ``model`` was edited by, or a new one."""
     last: Run | None = getattr(model, _RUN, None)
-    entries, origin = ledger.of(model), origin_of(model)
+    entries, origin = ledger.events(model), origin_of(model)
     if last is not None and out is not None and last.out == out and last.left == origin:
         begun = entries[: len(last.ledger)]
         if begun == last.ledger and (out / "run.json").is_file() and any(out.glob("task*.json")):
             return last
     known = {entry.request for entry in entries}
-    if unknown := [name for name in lora.adapter_names(model) if name not in known]:
+    if unknown := [name for name in lora.adapter_names(model) if not known.issuperset(lora.members(name))]:
         raise ModelError(
             f"the model carries the adapter {unknown[0]!r}, but which classes it forgot is not known, since "
             "forget() did not attach it; take all adapters off with minigslora.lora.remove(model), or "
@@ -343,16 +368,20 @@ def _run(model: nn.Module, out: Path | None) -> Run:
 
 
 def ledger_rows(entries: Sequence[ledger.Entry], data: Splits[Any]) -> list[int]:
-    """Return the classes that a model's ledger says it forgot, which the data must call the same."""
-    named = [pair for entry in entries for pair in zip(entry.classes, entry.rows, strict=True)]
-    for name, row in named:
-        here = repr(data.classes[row]) if row < len(data.classes) else "no such class"
-        if here != repr(name):
-            raise DataError(
-                f"the model's ledger says that it forgot {name!r}, row {row} of its head, but there "
-                f"{data.name} has {here}; give the data whose classes the model knows, in its order"
-            )
-    return [row for _, row in named]
+    """Return the classes that a model has forgotten by its ledger's events.
+
+    The data must call them, and those that were enrolled or kept again, as the ledger does.
+    """
+    did = {"forget": "it forgot", "enrol": "there was enrolled", "revoke": "it forgot"}
+    for entry in entries:
+        for name, row in zip(entry.classes, entry.rows, strict=True):
+            here = repr(data.classes[row]) if row < len(data.classes) else "no such class"
+            if here != repr(name):
+                raise DataError(
+                    f"the model's ledger says that {did[entry.event]} {name!r}, row {row} of its head, but "
+                    f"there {data.name} has {here}; give the data whose classes the model knows, in its order"
+                )
+    return [row for entry in ledger.in_force(entries) for row in entry.rows]
 
 
 def as_requests(

@@ -73,6 +73,24 @@ def written_whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Yield a path of the same name in a hidden folder beside ``path``, for a file or a folder that is new.
+
+    What was written there becomes ``path`` only if all went well; a ``path`` that is there already is a
+    :class:`ConfigError`, what cannot be written an :class:`OutputError`.
+    """
+    require_new(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".minigslora-") as folder:
+            yield (made := Path(folder) / path.name)
+            require_new(path)  # somebody else may have been quicker
+            made.rename(path)
+    except OSError as problem:
+        raise _cannot_write(path, problem) from problem
+
+
 def require_writable(folder: Path) -> None:
     """Make ``folder``, before long work; an :class:`OutputError` if nothing can be written there."""
     try:

@@ -19,15 +19,16 @@ from minigslora.errors import ConfigError
 from minigslora.files import (
     alone_in,
     load_tensors,
-    read_json,
     read_lines,
     require_new,
     require_writable,
+    sha256,
     write_json,
 )
+from minigslora.finished_run import keep_live
 from minigslora.models import checkpoint
 from minigslora.reproduction import report
-from minigslora.sequence import RunFolder
+from minigslora.sequence import FINALIZED, RunFolder, written
 from minigslora.text import parse_pairs, split_list
 
 
@@ -117,6 +118,7 @@ def erase(
 def erase_into(
     folder: Path,
     erased: Path,
+    weights: Path,
     identity: Mapping[str, Any],
     asked: Mapping[str, Any],
     model: nn.Module,
@@ -130,6 +132,7 @@ def erase_into(
     Args:
         folder: the run's.
         erased: the erased model's file.
+        weights: the file that the model was loaded from.
         identity: all that the run's numbers depend on.
         asked: what was asked for, as the report shows it.
         model: what is edited.
@@ -150,6 +153,8 @@ def erase_into(
         earlier = sorted(path.stem for path in (folder / "tasks").glob("task*.json"))
         erasure, before = erase(model, data, requests, out=folder / "tasks", **options)
         erasure.finalize(erased)
+        keep_live(folder, weights, erasure.model)
+        _note(erased, folder)
         title, further = f"Erased from {data.name}", f"The erased model: {erased}"
         report.write(erasure, before, folder, title, asked, further)
     return erasure, earlier
@@ -163,8 +168,12 @@ def keep_source(target: Path, source: Path) -> None:
 
 def _claim(target: Path, folder: Path) -> None:
     """Note in a run's folder where it writes its model; refuse a file that another run or user wrote."""
-    claimed, own = folder / "finalized.json", str(target.resolve())
-    known: list[str] = read_json(claimed) if claimed.is_file() else []
+    known, own = written(folder), str(target.resolve())
     if own not in known:
         require_new(target)
-    write_json(claimed, sorted({*known, own}))
+        write_json(folder / FINALIZED, {**known, own: ""})
+
+
+def _note(target: Path, folder: Path) -> None:
+    """Note the hash of the model that a run wrote, so that its report is known to be of that file."""
+    write_json(folder / FINALIZED, {**written(folder), str(target.resolve()): sha256(target)})

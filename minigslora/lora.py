@@ -39,6 +39,9 @@ Grouping = Literal["block", "module", "matrix"]
 
 _FLAGS, _FOLDED = "_requires_grad_before_lora", "_folded_adapters"
 
+JOINED = "__"
+"""Between the names of requests that share one adapter; see :mod:`minigslora.compact`."""
+
 
 class Adapter(nn.Module):
     """One low-rank update s·B·A of a linear layer.
@@ -270,16 +273,23 @@ def bypassed(model: nn.Module, *names: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_teacher(model: nn.Module, *names: str) -> Iterator[None]:
-    """Within the context the live model teaches: :func:`bypassed`, without gradients or dropout."""
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within the context the model answers without gradients or dropout; its modes are put back after it."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with torch.no_grad(), bypassed(model, *names):
+        with torch.no_grad():
             yield
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+@contextlib.contextmanager
+def as_teacher(model: nn.Module, *names: str) -> Iterator[None]:
+    """Within the context the live model teaches: :func:`bypassed`, without gradients or dropout."""
+    with evaluating(model), bypassed(model, *names):
+        yield
 
 
 def fold(model: nn.Module) -> nn.Module:
@@ -296,7 +306,8 @@ def fold(model: nn.Module) -> nn.Module:
         else:
             rows.make_own(stack)
     remove(dense)
-    object.__setattr__(dense, _FOLDED, (*folded_names(model), *names))
+    served = (request for name in names for request in members(name))
+    object.__setattr__(dense, _FOLDED, (*folded_names(model), *served))
     return dense
 
 
@@ -328,6 +339,11 @@ def adapter_names(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(n for stack in stacks(model).values() for n in stack.adapters))
 
 
+def members(name: str) -> tuple[str, ...]:
+    """Return the requests that an adapter serves: itself, or those that were folded into one."""
+    return tuple(name.split(JOINED))
+
+
 def folded_names(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the adapters that :func:`fold` put into the weights of ``model``."""
     names: tuple[str, ...] = getattr(model, _FOLDED, ())
@@ -342,9 +358,15 @@ def adapters(model: nn.Module, name: str) -> list[tuple[str, Adapter]]:
 
 def _carriers(model: nn.Module, name: str) -> dict[str, Stack]:
     _require_wrapped(model)
-    if not (carriers := {key: stack for key, stack in stacks(model).items() if name in stack.adapters}):
-        raise ModelError(f"no adapter is called {name!r}; attached: {adapter_names(model) or 'none'}")
-    return carriers
+    if carriers := {key: stack for key, stack in stacks(model).items() if name in stack.adapters}:
+        return carriers
+    names = adapter_names(model)
+    if shared := next((other for other in names if name in members(other)), None):
+        raise ModelError(
+            f"{name!r} was folded into one adapter with other requests (compact), and can no longer be taken "
+            f"apart from them; {shared!r} names all of them together"
+        )
+    raise ModelError(f"no adapter is called {name!r}; attached: {names or 'none'}")
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

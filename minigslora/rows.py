@@ -55,17 +55,18 @@ class Replaced(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The rows as they act."""
-        return self._acting("weight")
+        return self.acting("weight", self.silent)
 
     @property
     def bias(self) -> Tensor | None:
         """The bias as it acts; None where the layer has none."""
-        return None if self._parameters.get("bias") is None else self._acting("bias")
+        return None if self._parameters.get("bias") is None else self.acting("bias", self.silent)
 
-    def _acting(self, key: str) -> Tensor:
+    def acting(self, key: str, silent: frozenset[str]) -> Tensor:
+        """Return the weight or the bias, which ``key`` says, with the rows of all names but the silent."""
         values: Any = self._parameters[key]
         for name, rows in self.adapters.items():
-            if name not in self.silent:
+            if name not in silent:
                 values = values.index_copy(0, rows.index, getattr(rows, key))
         acting: Tensor = values
         return acting
@@ -141,6 +142,56 @@ def _stack(layer: Any) -> Replaced:
         layer.__class__ = _with_rows(type(layer))
         layer.adapters, layer.silent = nn.ModuleDict(), frozenset()
     return cast(Replaced, layer)
+
+
+@torch.no_grad()
+def write(layer: Any, index: int, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Write one row as the layer's own, in place of what is there or as a further one at its end.
+
+    Rows replaced at that place are taken off, so that it acts; the others stay beside the layer's own.
+
+    Args:
+        layer: as in :func:`replace`.
+        index: which row; the number of rows for a further one.
+        weight: (D,).
+        bias: of no dimension, where the layer has one.
+    """
+    for key, value in {"weight": weight, "bias": bias}.items():
+        own = layer._parameters.get(key)
+        if own is not None and value is not None:
+            row = value.to(own)[None]
+            written = torch.cat([own.detach()[:index], row, own.detach()[index + 1 :]])
+            setattr(layer, key, nn.Parameter(written, requires_grad=own.requires_grad))
+    if isinstance(layer, nn.Linear):
+        layer.out_features = len(layer.weight)
+    if isinstance(layer, Replaced):
+        for name, rows in layer.adapters.items():
+            layer.adapters[name] = _of(rows, (rows.index != index).nonzero().flatten())
+
+
+def _of(rows: Rows, places: Tensor) -> Rows:
+    """Return some of the rows, by their places among them."""
+    parts = (rows.index, rows.weight, rows.bias)
+    return Rows(*(None if part is None else part[places] for part in parts))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def moved(layer: Replaced, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return how far the rows called ``name`` lie from those that acted in their place before them.
+
+    Returns:
+        Which rows, (n,); the differences of their weights, (n, D), and of their biases, (n,), or None where
+        the layer has none; in float32 at least.
+    """
+    rows, names = layer.adapters[name], list(layer.adapters)
+    later = frozenset(names[names.index(name) :])
+    kind = torch.promote_types(rows.weight.dtype, torch.float32)
+
+    def difference(key: str) -> Tensor:
+        now: Tensor = getattr(rows, key)
+        return now.to(kind) - layer.acting(key, later)[rows.index].to(kind)
+
+    return rows.index, difference("weight"), None if rows.bias is None else difference("bias")
 
 
 def put_back(layer: Any) -> None:

@@ -26,8 +26,21 @@ from minigslora.rng import Streams
 from minigslora.tasks import Plan, Task, TaskReport
 from minigslora.training import EpochLog, check_defined, train_task
 
-BEGUN = frozenset({"run.json", "before.json", "finalized.json", ".lock", ".holder"})
+FINALIZED = "finalized.json"
+"""The file in a run's folder that names the files to which it wrote its model, with their SHA-256."""
+
+BEGUN = frozenset({"run.json", "before.json", FINALIZED, ".lock", ".holder"})
 """Files of a run that has come to nothing yet."""
+
+REVOKED = "revoked.json"
+"""In a run's folder: its requests that were revoked since, and when."""
+
+
+def written(folder: Path) -> dict[str, str]:
+    """Return the files that a run wrote its model to, with their SHA-256; "" of one not finished yet."""
+    file = folder / FINALIZED
+    known: list[str] | dict[str, str] = read_json(file) if file.is_file() else {}
+    return known if isinstance(known, dict) else dict.fromkeys(known, "")  # a list before hashes were noted
 
 
 class RunFolder:
@@ -90,8 +103,18 @@ class RunFolder:
         return value
 
     def finished(self, tasks: Sequence[Task]) -> list[TaskReport]:
-        """Return the reports of the first of ``tasks`` that are finished, in order."""
+        """Return the reports of the first of ``tasks`` that are finished, in order.
+
+        Raises:
+            OutputError: for damaged reports or those of other requests, and where one was revoked since.
+        """
         reports: list[TaskReport] = []
+        revoked = self._read(file) if (file := self.path / REVOKED).is_file() else {}
+        if back := [f"{task.name} (on {revoked[task.name]})" for task in tasks if task.name in revoked]:
+            raise OutputError(
+                f"{self.path} holds a run of which {', '.join(back)} was revoked, and going on would bring "
+                "that back; to forget it again, choose another folder"
+            )
         for task in tasks:
             if not (file := self.path / f"{task.name}.json").is_file():
                 break

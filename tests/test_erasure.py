@@ -134,11 +134,11 @@ def test_a_second_call_goes_on_to_what_one_call_gives():
     second.revoke()
     assert lora.adapter_names(model) == ["task1"]
     again = forget(model, tiny.faces(), ["person-003"], **QUICK)
-    assert [(t.name, t.old) for t in again.plan.tasks] == [("task2", (1,))]
+    assert [(t.name, t.old) for t in again.plan.tasks] == [("task3", (1,))]
     first.revoke()  # its own request, not the last one of the model
-    assert lora.adapter_names(model) == ["task2"]
+    assert lora.adapter_names(model) == ["task3"]
     last = forget(copy.deepcopy(model), tiny.faces(), ["person-001"], **QUICK)
-    assert [(t.name, t.old) for t in last.plan.tasks] == [("task3", (3,))]
+    assert [(t.name, t.old) for t in last.plan.tasks] == [("task4", (3,))]
 
 
 def test_a_second_call_that_was_stopped_goes_on_from_its_folder(tmp_path):
@@ -311,7 +311,7 @@ def test_another_request_may_adapt_other_layers(problem):
     first = forget(model, tiny.faces(), classes=[1], **QUICK)
     first.revoke()
     forget(model, tiny.faces(), classes=[1], targets="attention", **QUICK)
-    layers = [name for name, _ in lora.adapters(model, "task1")]
+    layers = [name for name, _ in lora.adapters(model, "task2")]
     assert layers == lora.find_linears(model, "attention")
 
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigslora.audit.table import AUDITS
 from minigslora.audit.verdict import Band, Side, Verdict, false_alarms, judge, overall
+from minigslora.errors import DataError
 from minigslora.files import write_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+IMAGES, QUESTION = "images of a class that the attacker has", "fingerprint of images and attacker"
+"""Keys of what was asked, without which an audit cannot be run again."""
 
 LIMITS = (
     "A pass is no proof of erasure: an attack that is not here, or one of these with more images or other "
@@ -203,6 +207,29 @@ class Report:
             "unproven": [*LIMITS, *(f"{a.name}: {a.unproven}" for a in AUDITS.values())],
         }
 
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], where: str) -> Report:
+        """Return the report of an ``audit.json``'s values; verdicts are taken anew from the figures.
+
+        Raises:
+            DataError: for values that are damaged, of audits that are not known, or whose verdicts are not
+                those of their figures.
+        """
+        try:
+            lines = tuple(_line(entry) for entry in values["figures"])
+            if unknown := {line.audit for line in lines} - set(AUDITS):
+                raise ValueError(f"it names the audit {unknown.pop()!r}, which this version does not have")
+            report = cls(dict(values["asked"]), lines, dict(values["curves"]), dict(values["skipped"]))
+            if (found := report.verdicts) != values["verdicts"]:
+                raise ValueError(f"its figures say {found}, it says {values['verdicts']}")
+        except KeyError as problem:
+            raise DataError(f"{where} is no report of minigslora audit: it lacks {problem}") from None
+        except (TypeError, ValueError, AttributeError) as problem:
+            raise DataError(
+                f"{where} is damaged, or no report of minigslora audit ({problem}); make it anew"
+            ) from None
+        return report
+
     def write(self, folder: str | Path) -> Path:
         """Write ``audit.json`` and ``audit.html`` into a folder; return the page's path."""
         from minigslora.reproduction import audit_page  # draws, and so loads matplotlib
@@ -217,6 +244,22 @@ def _number(value: float) -> float | str | None:
     if math.isnan(value):
         return None
     return value if math.isfinite(value) else "inf"
+
+
+def _line(entry: Mapping[str, Any]) -> Line:
+    def number(value: Any) -> float:
+        return math.nan if value is None else float(value)
+
+    ours, theirs = entry["never seen"]
+    return Line(
+        audit=entry["audit"],
+        figure=entry["figure"],
+        value=number(entry["model"]),
+        original=number(entry["original"]),
+        head_only=number(entry["head-only"]),
+        oracles=tuple(number(value) for value in entry["oracles"]),
+        unseen=(number(ours), number(theirs)),
+    )
 
 
 def measured(values: Sequence[float]) -> tuple[float, ...]:

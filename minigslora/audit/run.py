@@ -22,7 +22,7 @@ from tqdm import tqdm
 from minigslora import ledger, lora
 from minigslora.audit import detection, unseen
 from minigslora.audit.relearning import Attack
-from minigslora.audit.report import Line, Report, measured
+from minigslora.audit.report import IMAGES, QUESTION, Line, Report, measured
 from minigslora.audit.subject import Beside, Case, Found, Subject
 from minigslora.audit.table import AUDITS, Audit
 from minigslora.datasets import folders
@@ -31,7 +31,7 @@ from minigslora.datasets.images import DataSet, Images
 from minigslora.datasets.rendered import mini_faces
 from minigslora.erasure import as_requests, data_for, ledger_rows
 from minigslora.errors import ConfigError, DataError, ModelError, OutputError, WeakOracle
-from minigslora.files import data_root, read_json, write_json
+from minigslora.files import data_root, read_json, sha256, write_json
 from minigslora.fingerprint import fingerprint_of, library_fingerprint
 from minigslora.models import checkpoint
 from minigslora.models.checkpoint import normalisation
@@ -99,7 +99,8 @@ def audit(
     case = Case(pictures, gone, relearning or Attack(), seed, images, *unknown)
     subject = subject_of("model", live, case, device)
     before = None if original is None else _original(subject_of("original", loaded(original), case, device))
-    references = [subject_of(f"oracle {i}", loaded(o), case, device) for i, o in enumerate(oracles, 1)]
+    given = list(oracles)
+    references = [subject_of(f"oracle {i}", loaded(o), case, device) for i, o in enumerate(given, 1)]
     require_oracles(references, subject)
     controls = [head_only(before)] if before else []
     skipped = _skipped(chosen, subject, before, references)
@@ -111,9 +112,7 @@ def audit(
         beside = Beside(tuple(o for o in references if o is not it), before)
         found[it.name] = _measured(asked, it, beside) if it is subject else _kept(asked, it, beside)
     never = [_never_seen(chosen, it, watch) for it in (subject, before)]
-    return Report(
-        _asked(subject, model, original, len(references)), _lines(found, never), _curves(found), skipped
-    )
+    return Report(_asked(subject, model, original, given), _lines(found, never), _curves(found), skipped)
 
 
 # --- what is given ------------------------------------------------------------------------------------
@@ -157,7 +156,7 @@ def _data(model: nn.Module, data: Data | str | Path, watch: bool) -> Data:
 
 def forgotten(model: nn.Module, data: Data, classes: Sequence[str | int] | None) -> tuple[int, ...]:
     """Return the classes given, or else those of the model's ledger, checked against the data."""
-    known = ledger_rows(ledger.of(model), data)
+    known = ledger_rows(ledger.events(model), data)
     if classes is None and not known:
         raise DataError(
             "which classes were forgotten is not known, since the model has no ledger; name them: "
@@ -364,7 +363,9 @@ def _curves(found: dict[str, Figures]) -> dict[str, dict[str, dict[str, list[flo
     }
 
 
-def _asked(subject: Subject, model: Model, original: Model | None, oracles: int) -> dict[str, Any]:
+def _asked(
+    subject: Subject, model: Model, original: Model | None, oracles: Sequence[Model]
+) -> dict[str, Any]:
     case = subject.case
 
     def named(given: Model | None) -> str:
@@ -372,15 +373,25 @@ def _asked(subject: Subject, model: Model, original: Model | None, oracles: int)
             "none" if given is None else "a live model" if isinstance(given, nn.Module) else Path(given).name
         )
 
+    def hashed(given: Model | None) -> str | None:
+        return sha256(Path(given).expanduser()) if isinstance(given, str | Path) else None
+
     return {
         "model": named(model),
         "original": named(original),
-        "oracles": oracles,
+        "oracles": len(oracles),
+        "files": {
+            "model": hashed(model),
+            "original": hashed(original),
+            "oracles": [hashed(oracle) for oracle in oracles],
+        },
         "data": case.data.name,
         "forgotten": [case.data.classes[c] for c in case.gone],
-        "images of a class that the attacker has": case.images,
+        IMAGES: case.images,
         **({"an image is": detection.UNIT} if subject.problem.kind == "detection" else {}),
         "classes never seen": unseen.why_not(case) or unseen.ASKED,
         "seed": case.seed,
         "relearning": asdict(case.relearning),
+        QUESTION: case.fingerprint,
+        "library": library_fingerprint(),
     }

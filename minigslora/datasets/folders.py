@@ -114,6 +114,20 @@ def class_files(folder: Path) -> Files:
     return found
 
 
+def loose_files(folder: Path) -> list[Path]:
+    """Return the image files that lie in a folder itself, sorted by name.
+
+    Raises:
+        DataError: where there is none.
+    """
+    files = [path for path in visible(folder) if path.suffix.lower() in ENDINGS and path.is_file()]
+    if not files:
+        within = [sub for sub, own in class_files(folder).items() if own]
+        there = f"; there are some in {some(within)}, but one class is asked for" if within else ""
+        raise DataError(f"{folder} has no image in it{there} (images end in {', '.join(sorted(ENDINGS))})")
+    return files
+
+
 def _pictures(folder: Path, seen: set[Path]) -> Iterator[Path]:
     if (real := folder.resolve()) in seen or any((folder / mark).is_file() for mark in RUN_MARKS):
         return

@@ -274,6 +274,7 @@ def load(path: str | Path, otherwise: str = SAY_IT) -> tuple[nn.Module, Card]:
         if detr.is_detector(path.parent / "config.json"):
             model = detr.from_file(path, tensors)
             set_card(model, card := _card_of_detector(model))
+            ledger.put(model, ledger.read(notes, str(path)))
             return model, card
     raise ModelError(f"{path} does not say its architecture; {otherwise}")
 

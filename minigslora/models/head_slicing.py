@@ -56,6 +56,11 @@ class FullHead:
         pre-trained head bit for bit.
         """
         part = classifier(sliced)
+        if len(part.weight) != len(self.rows):
+            raise ModelError(
+                f"the head has {len(part.weight)} rows, but {len(self.rows)} were cut for it: a class that "
+                "was enrolled since has no place in the whole head; enrol it into the whole model instead"
+            )
         whole = copy.deepcopy(self.head).to(part.weight.device)
         places = torch.tensor(self.rows, device=part.weight.device)
         for name in ("weight", "bias"):

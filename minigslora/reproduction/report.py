@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from minigslora import ledger
 from minigslora.course import plots
 from minigslora.datasets.images import spread
 from minigslora.device import device_name, versions
@@ -115,8 +116,9 @@ def norms(erasure: Erasure) -> dict[str, dict[str, float]]:
 
 
 def ledger_table(erasure: Erasure) -> pd.DataFrame:
-    """Return what the model has forgotten, a line a request, those of earlier calls included."""
-    lines = [{**vars(entry), "classes": ", ".join(entry.classes)} for entry in erasure.ledger]
+    """Return what became of the model, a line a request or other event, those of earlier calls included."""
+    events = ledger.events(erasure.model)
+    lines = [{**vars(entry), "classes": ", ".join(entry.classes)} for entry in events]
     return pd.DataFrame(lines).drop(columns="rows").set_index("request")
 
 

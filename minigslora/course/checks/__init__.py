@@ -1,6 +1,6 @@
 """The exercises' self-checks: each says what is right, or what to look at next, and never the answer.
 
-Four files have what the exercises ask, as generators ``exercise_NN_M`` of demands. Taken from
+Five files have what the exercises ask, as generators ``exercise_NN_M`` of demands. Taken from
 here they are checks: ``checks.exercise_04_1(my_answer)`` stops at the first demand that is not met.
 """
 
@@ -15,6 +15,7 @@ FILES = {
     "forgetting": range(4, 7),
     "benchmarks": range(7, 12),
     "audits": range(12, 13),
+    "shipping": range(13, 14),
 }
 """The notebooks whose exercises a file has."""
 
