@@ -38,6 +38,7 @@ NOTHING = "*No rows yet.*"
 KEYS = ("scenario", "method", "recipe")
 
 OURS = "method=gslora,gslora++,gslora-distill,gslora-deep"
+RIVALS = "method=gslora,gslora++,gslora-distill,fg-oriu,bad-teacher,head-only"
 MARGIN = (
     "H",
     "H with margin",
@@ -318,6 +319,7 @@ TABLES: tuple[Table, ...] = (
     Paired("faces-recipes", "mini_faces_table3", "corrected", {"recipe": "released"}),
     Paired("missing-recipes", "mini_faces_table5", "corrected", {"recipe": "released"}),
     Paired("faces-family", "mini_faces_table3", f"corrected {OURS}", {"method": "gslora++"}),
+    Paired("faces-deep", "mini_faces_table3", f"corrected {RIVALS}", {"method": "gslora-deep"}),
     Paired("missing-family", "mini_faces_table5", f"corrected {OURS}", {"method": "gslora++"}),
     Cells(
         "faces-single",
