@@ -530,3 +530,22 @@ def test_a_damaged_run_is_refused(run, tmp_path, capsys):
     (folder / "tasks" / "run.json").write_text("[]")
     with pytest.raises(ConfigError, match="is damaged"):
         model_of_run(folder, weights, True)
+
+
+@pytest.mark.parametrize(("kind", "share"), [(torch.float16, 2e-2), (torch.bfloat16, 1e-1)])
+def test_half_precision(kind, share, lives, tmp_path):
+    live = copy.deepcopy(lives["two"][1]).to(kind)
+    onnx, plain = export.to_onnx(live, tmp_path / "a.onnx"), export.to_timm(live, tmp_path / "a.safetensors")
+    hf, peft = export.to_hf(live, tmp_path / "hf"), export.to_peft(live, tmp_path / "peft")
+    assert {t.dtype for t in load_file(plain.path).values()} == {kind}
+    images = tiny.images()
+    with torch.no_grad():
+        expected = live(normalised(live, images).to(kind)).float()
+    limit = share * max(1.0, expected.abs().max().item())
+    assert alike(in_onnx(onnx.path)[0](images), expected, limit)
+    base = copy.deepcopy(live)
+    lora.remove(base)
+    with torch.no_grad():
+        said = in_peft(base, peft.path, ["task1", "task2"])(normalised(live, images).to(kind)).float()
+    assert alike(said, expected, limit)
+    assert all(done.tolerance == pytest.approx(limit, rel=0.5) for done in (onnx, plain, hf, peft))
