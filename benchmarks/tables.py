@@ -320,6 +320,22 @@ TABLES: tuple[Table, ...] = (
     Paired("missing-recipes", "mini_faces_table5", "corrected", {"recipe": "released"}),
     Paired("faces-family", "mini_faces_table3", f"corrected {OURS}", {"method": "gslora++"}),
     Paired("faces-deep", "mini_faces_table3", f"corrected {RIVALS}", {"method": "gslora-deep"}),
+    Cells(
+        "stream-people",
+        "mini_faces_stream_people",
+        {
+            "event": "task",
+            "what": "event",
+            "people": "people",
+            "withdrawn": "withdrawn",
+            "Acc_r": "acc_r",
+            "Acc_r with margin": "acc_r_margin",
+            "of the enrolled": "acc_enrolled",
+            "of those concerned": "acc_concerned",
+            "of the withdrawn": "acc_o",
+        },
+        ("task",),
+    ),
     Paired("missing-family", "mini_faces_table5", f"corrected {OURS}", {"method": "gslora++"}),
     Cells(
         "faces-single",
