@@ -10,7 +10,7 @@ from torch import nn
 from minigslora import export
 from minigslora.errors import ConfigError, ModelError
 from minigslora.files import require_new
-from minigslora.finished_run import finalised_model, live_model, requests_of, revoked
+from minigslora.finished_run import finalised_model, live_model, revoked
 from minigslora.models import checkpoint
 
 FORMATS: dict[str, Callable[[nn.Module, Path], export.Exported]] = {
@@ -49,11 +49,11 @@ def model_of_run(folder: Path, weights: Path | None, live: bool) -> nn.Module:
         weights: those that the run began with, where they were moved; the live model is made of them.
         live: whether the live model is needed; it is taken, too, where a request was revoked since.
     """
-    if not (live or weights or revoked(folder)):
+    dates = revoked(folder)
+    if not (live or weights or dates):
         return finalised_model(folder)
-    requests_of(folder)
-    model = live_model(folder, weights, revoked(folder))
-    if not revoked(folder):
+    model = live_model(folder, weights, dates)
+    if not dates:
         try:
             export.require_alike(model.eval(), finalised_model(folder).eval(), "the run's file")
         except ModelError as problem:

@@ -69,13 +69,14 @@ def live_model(folder: Path, weights: Path | None, dates: Mapping[str, str]) -> 
     """Return a run's live model after its requests were revoked, in the order in which they were.
 
     Args:
-        folder: of a finished run, as :func:`requests_of` accepts it.
+        folder: of a finished run.
         weights: the file of the weights that it began with, where that was moved.
         dates: of the revoked requests.
 
     Raises:
-        ConfigError: where these weights are not at hand.
+        ConfigError: where these weights are not at hand, or :func:`requests_of` refuses the folder.
     """
+    newest = requests_of(folder)[-1]
     try:
         live = read_json(folder / LIVE)
         file, expected = weights or Path(live["weights"]), str(live["sha256"])
@@ -93,7 +94,7 @@ def live_model(folder: Path, weights: Path | None, dates: Mapping[str, str]) -> 
         )
     tensors, notes = load_tensors(file)
     model = checkpoint.with_weights(checkpoint.card_from(live["card"], str(file)), tensors, str(file), notes)
-    lora.load_adapters(model, load_tensors(folder / "tasks" / f"{requests_of(folder)[-1]}.safetensors")[0])
+    lora.load_adapters(model, load_tensors(folder / "tasks" / f"{newest}.safetensors")[0])
     ledger.put(model, ledger.read(live, str(folder / LIVE)))
     for name, date in dates.items():
         revoke(model, name, date)
