@@ -35,7 +35,7 @@ from minigslora.reproduction import published
 ROOT = RESULTS.parents[1]
 CLAIMS = RESULTS / "claims.csv"
 PAGES = ("results", "faces", "baselines", "images", "detection", "tuning", "README")
-NOTEBOOKS = ("06", "07", "08", "09", "10", "11")
+NOTEBOOKS = ("06", "07", "08", "09", "10", "11", "13")
 LONGER = ("All of them, ten passes, three seeds", "Plain, held, and the baselines")
 SHIPPED_SECTIONS = ("What seeds do", *LONGER, "Three seeds", "Summary")
 SHIPPED_WORDS = r"data/results|come with the repository|[Ss]hipped rows|three seeds"
@@ -61,7 +61,7 @@ SETTINGS = "|".join(
     (
         rf"{SEVERAL} (?:{WHOSE} )?(?:{COUNTED})\b",  # counts of things, and times
         rf"(?:{NAMED}) {FIGURE}(?:(?:, | and | or | to | \+ ){FIGURE})*",  # names
-        r"\((?:[1-9]|1[0-2])\.[1-9]\)",  # equations
+        r"\((?:[1-9]|1[0-3])\.[1-9]\)",  # equations
         r"\d+ % of (?:the|their|each|its) images",
         r"95 % (?:t )?interval|t is 4\.3",
         r"\[\d\d · [^]\0]*",  # links to notebooks
