@@ -54,12 +54,12 @@ def edited(
 
 def rows_of(name: str, seed: int, asked: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for each figure of one method's model."""
-    data = registry.load(asked.data)
+    original, card = load(asked.original)
+    data = registry.load(asked.data, card.image_size)
     model, measured = edited(name, seed, data, asked)
     oracles = [load(path)[0].float() for path in asked.oracles]
-    original = load(asked.original)[0].float()
     report = minigslora.audit(
-        model, data, asked.people, original=original, oracles=oracles, device="cpu", watch=False
+        model, data, asked.people, original=original.float(), oracles=oracles, device="cpu", watch=False
     )
     known = {"method": name, "seed": seed, "references": len(oracles)}
     known |= {key: measured[key] for key in ("seconds", "h", "h_margin")}
