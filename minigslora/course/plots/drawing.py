@@ -53,6 +53,19 @@ def label(
     ax.text(*at, text, ha=ha, va=va, color=mixed(colour, -0.35), **look)
 
 
+def stacked(ax: Axes, at: Point, lines: Sequence[str], step: float) -> None:
+    """Write lines around a point, ``step`` inches apart, the first in bold, those below a little smaller."""
+    x, y = at
+    for k, text in enumerate(lines):
+        height = y + step * ((len(lines) - 1) / 2 - k)
+        label(ax, (x, height), text, pt=9 if "$" not in text else 10, bold=k == 0)
+
+
+def _edge(colour: str, dashed: bool, width: float = 1.5) -> dict[str, Any]:
+    shade = mixed(colour, -0.15)
+    return {"edgecolor": shade, "linewidth": width, "linestyle": (0, (3, 2)) if dashed else "-"}
+
+
 def box(
     ax: Axes,
     at: Point,
@@ -76,38 +89,49 @@ def box(
         look: of the text, as :func:`label` has it.
     """
     (x, y), (width, height) = at, size
-    edge = {"edgecolor": mixed(colour, -0.15), "linewidth": 1.5, "linestyle": (0, (3, 2)) if dashed else "-"}
     corner = "round,pad=0,rounding_size=0.06"
     left, bottom = x - width / 2, y - height / 2
-    filling = mixed(colour, fill)
-    ax.add_patch(FancyBboxPatch((left, bottom), width, height, corner, facecolor=filling, **edge))
+    look_of = {"facecolor": mixed(colour, fill), **_edge(colour, dashed)}
+    ax.add_patch(FancyBboxPatch((left, bottom), width, height, corner, **look_of))
     if text:
         label(ax, at, text, **look)
 
 
-def arrow(
+def bar(
+    ax: Axes, at: Point, size: Point, colour: str = "before", hatched: bool = False, edge: bool = True
+) -> None:
+    """Draw a filled rectangle around its middle: a vector, a row of a matrix, a patch."""
+    (x, y), (width, height) = at, size
+    look: dict[str, Any] = {"edgecolor": mixed(colour, -0.35), "linewidth": 0.9 if edge else 0}
+    look |= {"hatch": "////" if hatched else "", "facecolor": mixed(colour, 0.5)}
+    ax.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, **look))
+
+
+def arrow(ax: Axes, *way: Point, colour: str = "black", dashed: bool = False, width: float = 1.5) -> None:
+    """Draw an arrow along some points, its head at the last."""
+    line(ax, *way, colour=colour, dashed=dashed, width=width, head="-|>")
+
+
+def line(
     ax: Axes,
     *way: Point,
     colour: str = "black",
     dashed: bool = False,
-    width: float = 1.5,
-    head: str = "-|>",
+    width: float = 1.2,
+    head: str = "-",
 ) -> None:
-    """Draw an arrow along some points, its head at the last; ``head="-"`` draws a line."""
-    look = {"color": mixed(colour, -0.15), "linewidth": width, "linestyle": (0, (4, 2.5)) if dashed else "-"}
-    path = Path(list(way))
+    """Draw a line along some points, with a head of matplotlib's at the last."""
+    dashes = (0, (4, 2.5)) if dashed else "-"
+    look: dict[str, Any] = {"color": mixed(colour, -0.15), "linewidth": width, "linestyle": dashes}
     tip = 9 + 2 * width if head != "-" else 1
-    ax.add_patch(
-        FancyArrowPatch(
-            path=path, arrowstyle=head, mutation_scale=tip, joinstyle="round", capstyle="butt", **look
-        )
-    )
+    ends = {"joinstyle": "round", "capstyle": "butt"}
+    ax.add_patch(FancyArrowPatch(path=Path(list(way)), arrowstyle=head, mutation_scale=tip, **look, **ends))
 
 
 def polygon(ax: Axes, corners: Sequence[Point], colour: str, fill: float = 0.8, dashed: bool = False) -> None:
     """Draw a filled polygon."""
-    edge = {"edgecolor": mixed(colour, -0.15), "linewidth": 1.5, "linestyle": (0, (3, 2)) if dashed else "-"}
-    ax.add_patch(Polygon(corners, closed=True, facecolor=mixed(colour, fill), joinstyle="round", **edge))
+    look = {"facecolor": mixed(colour, fill), "joinstyle": "round", **_edge(colour, dashed)}
+    ax.add_patch(Polygon(corners, closed=True, **look))
 
 
 def plus(ax: Axes, at: Point) -> None:
@@ -117,21 +141,16 @@ def plus(ax: Axes, at: Point) -> None:
         ax.plot([at[0] - dx, at[0] + dx], [at[1] - dy, at[1] + dy], "k-", lw=1.4, zorder=4)
 
 
-def face(ax: Axes, at: Point, size: float, colour: str, dashed: bool = False, smile: float = 1.0) -> None:
-    """Draw an image of a face in a frame of a colour; ``smile`` below 0 turns the mouth."""
+def face(ax: Axes, at: Point, size: float, colour: str, wide: float = 0.56, dashed: bool = False) -> None:
+    """Draw an image of a face, so wide, in a frame of a colour."""
     (x, y), s = at, size
-    frame = {
-        "edgecolor": mixed(colour, -0.15),
-        "linewidth": 2.2,
-        "linestyle": (0, (3, 1.5)) if dashed else "-",
-    }
-    corner = (x - s / 2, y - s / 2)
-    ax.add_patch(Rectangle(corner, s, s, facecolor=mixed(colour, 0.85), **frame))
-    ink = mixed(colour, -0.5)
+    corner, ink = (x - s / 2, y - s / 2), mixed(colour, -0.5)
+    ax.add_patch(Rectangle(corner, s, s, facecolor=mixed(colour, 0.85), **_edge(colour, dashed, 2.2)))
     outline = {"facecolor": "white", "edgecolor": ink, "linewidth": 1.3}
-    ax.add_patch(Ellipse((x, y - 0.02 * s), 0.56 * s, 0.72 * s, **outline))
+    ax.add_patch(Ellipse((x, y - 0.02 * s), wide * s, 0.72 * s, **outline))
     for side in (-1, 1):
-        ax.add_patch(Circle((x + 0.12 * s * side, y + 0.06 * s), 0.035 * s, color=ink))
-    mouth = [(x - 0.12 * s, y - 0.17 * s), (x, y - (0.17 + 0.1 * smile) * s), (x + 0.12 * s, y - 0.17 * s)]
+        ax.add_patch(Circle((x + 0.21 * wide * s * side, y + 0.06 * s), 0.035 * s, color=ink))
+    half = 0.2 * wide * s
+    mouth = [(x - half, y - 0.17 * s), (x, y - 0.26 * s), (x + half, y - 0.17 * s)]
     curve = Path(mouth, [Path.MOVETO, Path.CURVE3, Path.CURVE3])
     ax.add_patch(FancyArrowPatch(path=curve, arrowstyle="-", color=ink, linewidth=1.3))
