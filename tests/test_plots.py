@@ -1,9 +1,70 @@
 """Pictures: what is drawn stands where it should; the notebooks' tests draw the rest."""
 
+import warnings
+from itertools import combinations
+
+import pytest
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
 from minigslora.course import plots
+
+DIAGRAMS = (
+    "method_picture",
+    "transformer_block",
+    "lora_fork",
+    "prox_1d",
+    "penalty_balls",
+    "prototype_sphere",
+    "sliced_head",
+    "two_roles",
+    "attacker",
+)
+
+
+def shown_texts(figure):
+    """The texts that are seen, with their boxes in pixels."""
+    figure.canvas.draw()
+    texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    ticks = {
+        id(label)
+        for ax in figure.axes
+        if not ax.axison
+        for label in ax.get_xticklabels() + ax.get_yticklabels()
+    }
+    return [(t, t.get_window_extent()) for t in texts if id(t) not in ticks]
+
+
+def luminance(colour):
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+
+@pytest.mark.parametrize("name", DIAGRAMS)
+def test_a_diagram_is_legible(name):
+    draw = getattr(plots, name)
+    with warnings.catch_warnings(), plt.rc_context():
+        warnings.simplefilter("error")
+        plots.style()
+        figure = draw()
+        texts = shown_texts(figure)
+        plots.png(figure, 100)
+    assert figure.get_size_inches()[0] <= 9
+    assert figure.get_facecolor() == (1, 1, 1, 1)
+    for text, box in texts:
+        assert text.get_fontsize() >= 9, text
+        assert 1.05 / (luminance(text.get_color()) + 0.05) >= 4.5, text
+        assert figure.bbox.x0 <= box.x0, text
+        assert figure.bbox.y0 <= box.y0, text
+        assert box.x1 <= figure.bbox.x1, text
+        assert box.y1 <= figure.bbox.y1, text
+    for (one, a), (other, b) in combinations(texts, 2):
+        apart = a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 - 2 <= b.y0 or b.y1 - 2 <= a.y0  # leading may overlap
+        assert apart, (one, other)
+    assert len(" ".join(draw.__doc__.split())) > 150  # says what there is to see
+    plt.close(figure)
 
 
 def test_texts_of_boxes_on_one_place_do_not_cover_each_other():

@@ -55,7 +55,7 @@ def method_picture() -> Figure:
     ends = ((0.97, 1.14), (1.96, blocks[0] - 0.27), (6.16, 6.62), (6.82, 7.06), (7.76, 8.0))
     for start, end in (*ends, *((x + 0.27, x + 0.4) for x in blocks[:-1])):
         arrow(ax, (start, ROW), (end, ROW), width=1.2)
-    _losses(ax, blocks[0] - 0.25, blocks[-1] + 0.25)
+    _losses(ax, blocks[0] - 0.12, blocks[-1] + 0.28)
     return fig
 
 
@@ -216,8 +216,8 @@ def _ways(ax: Axes, middle: float, ways: tuple[str, ...]) -> None:
             _adapter(ax, x, way, frozen=way == "₁")
     if len(ways) > 1:
         plus(ax, (middle, join))
-    arrow(ax, (middle, join + 0.13 if len(ways) > 1 else 2.86), (middle, 3.55))
-    label(ax, (middle, 3.63), "y", pt=12)
+    arrow(ax, (middle, join + 0.13 if len(ways) > 1 else 2.86), (middle, 3.46))
+    label(ax, (middle, 3.62), "y", pt=12)
 
 
 def _adapter(ax: Axes, x: float, index: str, frozen: bool) -> None:

@@ -16,7 +16,6 @@ from minigslora.course.plots.style import COLOURS
 
 Point = tuple[float, float]
 Across = Literal["left", "center", "right"]
-Up = Literal["bottom", "center", "top"]
 
 FONT = "DejaVu Sans"
 """The font that comes with matplotlib, so that a diagram's texts are equally wide everywhere."""
@@ -44,13 +43,18 @@ def label(
     colour: str = "black",
     pt: float = 10,
     ha: Across = "center",
-    va: Up = "center",
     bold: bool = False,
 ) -> None:
-    """Write a text, in a darker shade of its colour so that it is easily read on white."""
-    weight = "bold" if bold else "normal"
-    look: dict[str, Any] = {"family": FONT, "fontsize": pt, "fontweight": weight, "linespacing": 1.25}
-    ax.text(*at, text, ha=ha, va=va, color=mixed(colour, -0.35), **look)
+    """Write lines around a height, in a darker shade of their colour so that they are easily read on white.
+
+    Lines at one height have one baseline, whatever letters are in them.
+    """
+    lines = text.split("\n")
+    look: dict[str, Any] = {"family": FONT, "fontsize": pt, "fontweight": "bold" if bold else "normal"}
+    for k, words in enumerate(lines):
+        up = pt * (1.3 * ((len(lines) - 1) / 2 - k) - 0.36)
+        shift: dict[str, Any] = {"xytext": (0, up), "textcoords": "offset points"}
+        ax.annotate(words, at, ha=ha, va="baseline", color=mixed(colour, -0.35), **shift, **look)
 
 
 def stacked(ax: Axes, at: Point, lines: Sequence[str], step: float) -> None:
@@ -95,6 +99,16 @@ def box(
     ax.add_patch(FancyBboxPatch((left, bottom), width, height, corner, **look_of))
     if text:
         label(ax, at, text, **look)
+
+
+def frame(
+    ax: Axes, at: Point, size: Point, colour: str, fill: float | None = None, dashed: bool = False
+) -> None:
+    """Draw a rectangle around its middle: an image, or the box of an object; unfilled where fill is None."""
+    (x, y), (width, height) = at, size
+    inside = "none" if fill is None else mixed(colour, fill)
+    look = {"facecolor": inside, **_edge(colour, dashed, 2.2)}
+    ax.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, **look))
 
 
 def bar(
@@ -144,8 +158,8 @@ def plus(ax: Axes, at: Point) -> None:
 def face(ax: Axes, at: Point, size: float, colour: str, wide: float = 0.56, dashed: bool = False) -> None:
     """Draw an image of a face, so wide, in a frame of a colour."""
     (x, y), s = at, size
-    corner, ink = (x - s / 2, y - s / 2), mixed(colour, -0.5)
-    ax.add_patch(Rectangle(corner, s, s, facecolor=mixed(colour, 0.85), **_edge(colour, dashed, 2.2)))
+    ink = mixed(colour, -0.5)
+    frame(ax, at, (s, s), colour, 0.85, dashed)
     outline = {"facecolor": "white", "edgecolor": ink, "linewidth": 1.3}
     ax.add_patch(Ellipse((x, y - 0.02 * s), wide * s, 0.72 * s, **outline))
     for side in (-1, 1):

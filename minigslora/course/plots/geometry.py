@@ -113,7 +113,7 @@ def penalty_balls() -> Figure:
         ax.title.set_fontsize(11)
     label(ridge, (1.95, -0.6), "×  lowest loss\n- -  equal loss", "forget", 9)
     for ax in (ridge, lasso):
-        _axes_of(ax, {"a": np.array([2.6, 0.0]), "b": np.array([0.0, 2.75])})
+        _axes_of(ax, {"a": np.array([2.6, 0.0]), "b": np.array([0.0, 1.9])})
     return fig
 
 
@@ -172,32 +172,61 @@ MIDDLE, RADIUS = np.array([2.35, 2.2]), 2.0
 def prototype_sphere() -> Figure:
     """Draw prototypes on the unit sphere of directions, one that pulls and one that pushes.
 
-    A retained image is pulled along the sphere to the prototype of its class. An image to forget is pushed away
-    from the prototype of its class, until it has left a circle around it, the bound. Two directions are near if
-    the angle θ between them is small.
+    Retained images are pulled along the sphere, each to the prototype of its class. An image to forget is
+    pushed away from the prototype of its class, until it has left a circle around it, the bound. Two
+    directions are near if the angle θ between them is small.
     """
     fig, ax = canvas(8.8, 4.4)
     _sphere(ax)
     here, image = _direction(-42, 36), _direction(-38, -12)
-    gone, leaving = _direction(30, 2), _direction(22, -7)
+    there, second = _direction(22, 60), _direction(-8, 48)
+    gone = _direction(30, 4)
+    sides = _around(gone)
+    leaving, far = (np.cos(angle) * gone + np.sin(angle) * sides[22] for angle in (0.17, 0.72))
     for end in (here, image):
-        line(ax, (2.35, 2.2), *_seen(end), dashed=True, width=1.0)
+        line(ax, (MIDDLE[0], MIDDLE[1]), *_seen(end), dashed=True, width=1.0)
     line(ax, *_arc(0.3 * here, 0.3 * image), width=1.0)
-    arrow(ax, *_arc(image, here)[4:-9], colour="retain", width=2.2)
-    arrow(ax, *_arc(leaving, _direction(-16, -45))[4:], colour="forget", width=2.2)
-    ring = [gone * np.cos(0.42) + np.sin(0.42) * side for side in _around(gone)]
-    line(ax, *_seen(*ring), colour="forget", dashed=True, width=1.6)
-    for place, colour, mark, size in (
-        (here, "retain", "*", 17),
-        (image, "retain", "o", 9),
-        (gone, "forget", "*", 17),
-        (leaving, "forget", "D", 8),
-    ):
-        ax.plot(*_seen(place)[0], mark, ms=size, color=COLOURS[colour], mec="black", zorder=5)
-    box(ax, (6.7, 3.55), (3.7, 1.1), colour="retain")
-    stacked(ax, (6.7, 3.55), ("pull", "$w_r\\,K_r$", "retained images to their own prototype"), 0.3)
-    box(ax, (6.7, 2.15), (3.7, 1.3), colour="forget", dashed=True)
+    label(ax, (1.84, 2.23), "θ", pt=12)
+    arrow(ax, *_arc(image, here)[4:-5], colour="retain", width=2.2)
+    arrow(ax, *_arc(second, there)[7:-8], colour="retain", width=2.2)
+    arrow(ax, *_arc(leaving, far)[6:], colour="forget", width=2.2)
+    line(ax, *_seen(*(np.cos(0.44) * gone + np.sin(0.44) * sides)), colour="forget", dashed=True, width=1.6)
+    _marks(ax, _seen(here, there), "retain", "*")
+    _marks(ax, _seen(image, second), "retain", "o")
+    _marks(ax, _seen(gone), "forget", "*")
+    _marks(ax, _seen(leaving), "forget", "D")
+    label(ax, (0.87, 2.05), "pull", "retain", 11, bold=True)
+    label(ax, (2.16, 1.0), "push", "forget", 11, bold=True)
+    _legend(ax)
     return fig
+
+
+def _legend(ax: Axes) -> None:
+    """Say in words and formulas what is on the sphere."""
+    push = "push", "$w_f\\,$ReLU$($BND$_{pro} - K_f)$", "images to forget, until beyond the dashed circle"
+    for y, colour, texts in (
+        (3.72, "retain", ("pull", "$w_r\\,K_r$", "retained images, each to its own prototype")),
+        (2.58, "forget", push),
+    ):
+        box(ax, (6.75, y), (3.75, 0.98), colour=colour, dashed=colour == "forget")
+        stacked(ax, (6.75, y), texts, 0.28)
+    for y, mark, text in (
+        (1.62, "*", "prototype: the original model's mean output (6.1)"),
+        (1.25, "o", "image: the output of the model in training"),
+    ):
+        _marks(ax, [(4.95, y)], "retain", mark)
+        _marks(ax, [(5.2, y)], "forget", "D" if mark == "o" else mark)
+        label(ax, (5.42, y), text, pt=9, ha="left")
+    label(ax, (5.42, 0.88), "filled: retained classes; open: classes to forget", pt=9, ha="left")
+    label(ax, (5.08, 0.51), "θ", pt=12)
+    label(ax, (5.42, 0.51), "angle: small is near; the loss measures K (6.2)", pt=9, ha="left")
+
+
+def _marks(ax: Axes, places: list[Point], colour: str, mark: str) -> None:
+    """Draw stars, circles or diamonds, open ones of what is to be forgotten."""
+    size = {"*": 16, "o": 9, "D": 8}[mark]
+    face, edge = (("white", COLOURS[colour]), (COLOURS[colour], "black"))[colour == "retain"]
+    ax.plot(*zip(*places, strict=True), mark, ms=size, color=face, mec=edge, mew=1.6, zorder=5)
 
 
 def _sphere(ax: Axes) -> None:
@@ -212,7 +241,7 @@ def _sphere(ax: Axes) -> None:
 
 
 def _direction(across: float, up: float, tilt: float = 15.0) -> Array:
-    """Return the unit vector at so many degrees to the right and up, on a sphere that is tilted to the eye."""
+    """Return the unit vector so many degrees to the right and up, on a sphere tilted to the eye."""
     x, y, z = np.radians([across, up, tilt])
     flat = np.array([np.cos(y) * np.sin(x), np.sin(y), np.cos(y) * np.cos(x)])
     turn = np.array([[1, 0, 0], [0, np.cos(z), -np.sin(z)], [0, np.sin(z), np.cos(z)]])
