@@ -1,4 +1,4 @@
-"""Pictures: what is drawn stands where it should; the notebooks' tests draw the rest."""
+"""Pictures: what is drawn stands where it should and can be read; the notebooks' tests draw the rest."""
 
 import warnings
 from itertools import combinations
@@ -65,6 +65,29 @@ def test_a_diagram_is_legible(name):
         assert apart, (one, other)
     assert len(" ".join(draw.__doc__.split())) > 150  # says what there is to see
     plt.close(figure)
+
+
+def test_a_slider_shows_one_picture_of_each_value(monkeypatch):
+    shown, drawn = [], []
+
+    def draw(value):
+        drawn.append(value)
+        return plt.figure(figsize=(1, 1))
+
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    plots.slider(draw, [0.1, 0.2, 0.5], "α", "A <small> figure.", start=1)
+    page, plain = shown[0]["text/html"], shown[0]["text/plain"]
+    assert drawn == [0.1, 0.2, 0.5]
+    assert plain == "A <small> figure. (α = 0.2)"
+    assert page.count('<img alt="A &lt;small&gt; figure. (α = ') == 3
+    assert page.count("display: none") == 2
+    assert 'max="2" step="1" value="1" aria-label="α"' in page
+    assert "<output>α = 0.2</output>" in page
+    assert "script" not in page
+    assert "widget" not in page
+    assert not plt.get_fignums()
+    with pytest.raises(ValueError, match="start = 3 is no place among 3 values"):
+        plots.slider(draw, [1, 2, 3], "k", "A figure.", start=3)
 
 
 def test_texts_of_boxes_on_one_place_do_not_cover_each_other():

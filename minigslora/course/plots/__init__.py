@@ -34,6 +34,7 @@ from minigslora.course.plots.pictures import (
     photographs,
 )
 from minigslora.course.plots.roles import attacker, two_roles
+from minigslora.course.plots.slider import slider
 from minigslora.course.plots.sparsity import (
     group_norms,
     norm_maps,
@@ -90,6 +91,7 @@ __all__ = [
     "show",
     "singular_values",
     "sliced_head",
+    "slider",
     "softened",
     "sparsity_cost",
     "style",

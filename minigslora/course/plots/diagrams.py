@@ -170,8 +170,8 @@ def lora_fork() -> Figure:
     """Draw three ways to change one layer of 128 inputs and 256 outputs.
 
     In full fine-tuning x passes one matrix, all of whose 32 768 weights are trained. With LoRA x forks: one
-    way goes through the frozen matrix W, one through A and B of rank 8 with 3 072 trained weights, and both are
-    added. With two requests x forks into three: W, the first request's A and B, now frozen, and the
+    way goes through the frozen matrix W, one through A and B of rank 8 with 3 072 trained weights, and both
+    are added. With two requests x forks into three: W, the first request's A and B, now frozen, and the
     second's, which are trained.
     """
     fig, ax = canvas(8.8, 4.4)

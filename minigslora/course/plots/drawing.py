@@ -138,7 +138,7 @@ def line(
     dashes = (0, (4, 2.5)) if dashed else "-"
     look: dict[str, Any] = {"color": mixed(colour, -0.15), "linewidth": width, "linestyle": dashes}
     tip = 9 + 2 * width if head != "-" else 1
-    ends = {"joinstyle": "round", "capstyle": "butt"}
+    ends: dict[str, Any] = {"joinstyle": "round", "capstyle": "butt"}
     ax.add_patch(FancyArrowPatch(path=Path(list(way)), arrowstyle=head, mutation_scale=tip, **look, **ends))
 
 
@@ -160,7 +160,7 @@ def face(ax: Axes, at: Point, size: float, colour: str, wide: float = 0.56, dash
     (x, y), s = at, size
     ink = mixed(colour, -0.5)
     frame(ax, at, (s, s), colour, 0.85, dashed)
-    outline = {"facecolor": "white", "edgecolor": ink, "linewidth": 1.3}
+    outline: dict[str, Any] = {"facecolor": "white", "edgecolor": ink, "linewidth": 1.3}
     ax.add_patch(Ellipse((x, y - 0.02 * s), wide * s, 0.72 * s, **outline))
     for side in (-1, 1):
         ax.add_patch(Circle((x + 0.21 * wide * s * side, y + 0.06 * s), 0.035 * s, color=ink))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from scipy.optimize import brentq
 from minigslora.course.plots.drawing import Point, arrow, box, canvas, label, line, mixed, stacked
 from minigslora.course.plots.style import COLOURS, figure, panels
 
-Array = NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 CIRCLE: Array = np.stack([np.cos(turn := np.linspace(0, 2 * np.pi, 201)), np.sin(turn)])
 
 # --- one weight -------------------------------------------------------------------------------------
@@ -83,8 +84,8 @@ def penalty_balls() -> Figure:
     """Draw where the contours of a loss first meet the ball of a penalty, in three panels.
 
     The ridge's ball is round, and where they meet neither weight is zero. The lasso's is a diamond, and they
-    meet at a corner, where the weight a is zero. The group lasso's ball, of a group (a, b) and a single weight
-    c, is a double cone, and they meet at its tip, where a and b are zero together.
+    meet at a corner, where the weight a is zero. The group lasso's ball, of a group (a, b) and a single
+    weight c, is a double cone, and they meet at its tip, where a and b are zero together.
     """
     titles = "ridge: a² + b² ≤ 1", "lasso: |a| + |b| ≤ 1", "group lasso: ‖(a, b)‖ + |c| ≤ 1"
     fig, (ridge, lasso, group) = panels(titles, 2.93, 3.4)

@@ -105,23 +105,21 @@ def _query(ax: Axes, at: Point, text: str) -> None:
 
 # --- who attacks ------------------------------------------------------------------------------------
 
-TRIED = (
-    (
-        "only answers",
-        ("everyday", "whom does it\nname?"),
-        ("strangers", "do they look like\nunknown people?"),
-        ("membership", "were these images\ntrained on?"),
-    ),
-    ("the file", ("template", "do its rows find\ntheir images?")),
-    ("the file and the\noriginal model", ("template", "by the original's\nfeatures?")),
-    (
-        "the file and images\nof the forgotten",
-        ("enrolment", "are two images\none person's?"),
-        ("prototype", "row moved to a\nmean, no training"),
-        ("relearning", "all of it trained,\na few steps"),
-        ("probe", "new classifier on\nall classes' images"),
-    ),
-)
+TRIED: dict[str, dict[str, str]] = {
+    "only answers": {
+        "everyday": "whom does it\nname?",
+        "strangers": "do they look like\nunknown people?",
+        "membership": "were these images\ntrained on?",
+    },
+    "the file": {"template": "do its rows find\ntheir images?"},
+    "the file and the\noriginal model": {"template": "by the original's\nfeatures?"},
+    "the file and images\nof the forgotten": {
+        "enrolment": "are two images\none person's?",
+        "prototype": "row moved to a\nmean, no training",
+        "relearning": "all of it trained,\na few steps",
+        "probe": "new classifier on\nall classes' images",
+    },
+}
 """For what an attacker has, the audits that try it, by name and what they do."""
 
 
@@ -136,10 +134,10 @@ def attacker() -> Figure:
     fig, ax = canvas(8.8, 4.7)
     label(ax, (1.2, 4.48), "the attacker has", bold=True)
     label(ax, (5.6, 4.48), "the audits that try it", bold=True)
-    for (held, *audits), y in zip(TRIED, (3.8, 2.77, 1.74, 0.71), strict=True):
+    for (held, audits), y in zip(TRIED.items(), (3.8, 2.77, 1.74, 0.71), strict=True):
         _held(ax, y, held)
         arrow(ax, (2.52, y), (2.82, y))
-        for k, (name, text) in enumerate(audits):
+        for k, (name, text) in enumerate(audits.items()):
             x = 3.58 + 1.49 * k
             box(ax, (x, y), (1.42, 0.84), colour="retain", fill=0.85)
             label(ax, (x, y + 0.26), name, bold=True)
