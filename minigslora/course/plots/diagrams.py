@@ -251,16 +251,7 @@ def sliced_head() -> Figure:
     label(ax, (1.95, 2.78), "e(x)")
     arrow(ax, (1.5, 2.0), (1.86, 2.0))
     arrow(ax, (2.04, 2.0), (2.44, 2.0))
-    task = {2: "retain", 5: "forget", 8: "retain", 9: "retain", 13: "forget", 17: "retain", 20: "forget"}
-    names = {"retain": "retained", "forget": "to forget"}
-    for row in range(23):
-        colour = task.get(row, "before")
-        bar(ax, (3.05, 3.57 - 0.142 * row), (1.1, 0.122), colour, hatched=colour == "forget")
-    for k, (row, colour) in enumerate(task.items()):
-        place = 3.54 - 0.26 * k
-        bar(ax, (4.9, place), (0.9, 0.2), colour, hatched=colour == "forget")
-        label(ax, (5.42, place), names[colour], colour, pt=9, ha="left")
-        line(ax, (3.62, 3.57 - 0.142 * row), (4.43, place), colour=colour, width=0.9)
+    _rows(ax)
     for x, title, rows in (
         (3.05, "whole head W, frozen", "ImageNet 1000 rows, mini-glyphs 200"),
         (5.2, "task's head", "100 of the rows"),
@@ -285,3 +276,17 @@ def sliced_head() -> Figure:
     arrow(ax, (3.62, 0.45), (4.18, 0.45))
     label(ax, (3.05, 0.2), "grey: outside the task", pt=9)
     return fig
+
+
+def _rows(ax: Axes) -> None:
+    """Draw the rows of the whole head, and those of the task's classes once more, beside it."""
+    task = {2: "retain", 5: "forget", 8: "retain", 9: "retain", 13: "forget", 17: "retain", 20: "forget"}
+    names = {"retain": "retained", "forget": "to forget"}
+    for row in range(23):
+        colour = task.get(row, "before")
+        bar(ax, (3.05, 3.57 - 0.142 * row), (1.1, 0.122), colour, hatched=colour == "forget")
+    for k, (row, colour) in enumerate(task.items()):
+        place = 3.54 - 0.26 * k
+        bar(ax, (4.9, place), (0.9, 0.2), colour, hatched=colour == "forget")
+        label(ax, (5.42, place), names[colour], colour, pt=9, ha="left")
+        line(ax, (3.62, 3.57 - 0.142 * row), (4.43, place), colour=colour, width=0.9)

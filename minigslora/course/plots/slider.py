@@ -51,19 +51,28 @@ def slider(
 
     if not 0 <= start < len(values):
         raise ValueError(
-            f"start = {start} is no place among {len(values)} values; give at least one value, and a place from 0"
+            f"start = {start} is no place among {len(values)} values; give at least one, and count from 0"
         )
     names = [f"{label} = {value:g}" if isinstance(value, float) else f"{label} = {value}" for value in values]
-    pictures = []
-    for k, (value, name) in enumerate(zip(values, names, strict=True)):
-        fig = draw(value)
-        picture = base64.b64encode(png(fig, 100, colours)).decode()
-        plt.close(fig)
-        says, title = html.escape(f"{alt} ({name})"), html.escape(name)
-        unseen = "" if k == start else ' style="display: none"'
-        pictures.append(f'<img alt="{says}" title="{title}"{unseen} src="data:image/png;base64,{picture}">')
-    bar = f'<input type="range" min="0" max="{len(values) - 1}" step="1" value="{start}"'
-    bar += f' aria-label="{html.escape(label)}" oninput="{html.escape(MOVE)}">'
-    said = f"<output>{html.escape(names[start])}</output>"
-    figure = f'<figure style="margin: 0">{"".join(pictures)}<figcaption>{bar} {said}</figcaption></figure>'
-    display({"text/html": figure, "text/plain": f"{alt} ({names[start]})"}, raw=True)  # type: ignore[no-untyped-call]
+    pictures = "".join(
+        _picture(draw(value), f"{alt} ({name})", name, k == start, colours)
+        for k, (value, name) in enumerate(zip(values, names, strict=True))
+    )
+    bar = (
+        f'<input type="range" min="0" max="{len(values) - 1}" step="1" value="{start}" '
+        f'aria-label="{html.escape(label)}" oninput="{html.escape(MOVE)}"> '
+        f"<output>{html.escape(names[start])}</output>"
+    )
+    page = f'<figure style="margin: 0">{pictures}<figcaption>{bar}</figcaption></figure>'
+    bundle = {"text/html": page, "text/plain": f"{alt} ({names[start]})"}
+    display(bundle, raw=True)  # type: ignore[no-untyped-call]
+
+
+def _picture(fig: Figure, alt: str, name: str, seen: bool, colours: int) -> str:
+    """Return a figure as HTML, and close it."""
+    picture = base64.b64encode(png(fig, 100, colours)).decode()
+    plt.close(fig)
+    look = f'alt="{html.escape(alt)}" title="{html.escape(name)}"' + (
+        "" if seen else ' style="display: none"'
+    )
+    return f'<img {look} src="data:image/png;base64,{picture}">'
