@@ -79,7 +79,7 @@ VIEW: Array = np.array(
 """Where a point of three weights stands in the plane, seen a little from above."""
 
 
-@figure(pad=0.4)
+@figure()
 def penalty_balls() -> Figure:
     """Draw where the contours of a loss first meet the ball of a penalty, in three panels.
 
