@@ -1,9 +1,94 @@
-"""Pictures: what is drawn stands where it should; the notebooks' tests draw the rest."""
+"""Pictures: what is drawn stands where it should and can be read; the notebooks' tests draw the rest."""
 
+import warnings
+from itertools import combinations
+
+import pytest
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
 from minigslora.course import plots
+
+DIAGRAMS = (
+    "method_picture",
+    "transformer_block",
+    "lora_fork",
+    "prox_1d",
+    "penalty_balls",
+    "prototype_sphere",
+    "sliced_head",
+    "two_roles",
+    "attacker",
+)
+
+
+def shown_texts(figure):
+    """The texts that are seen, with their boxes in pixels."""
+    figure.canvas.draw()
+    unseen = set()
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            outside = [t for t in axis.get_major_ticks() if not (ax.axison and low <= t.get_loc() <= high)]
+            unseen |= {id(tick.label1) for tick in outside}
+    texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    return [(t, t.get_window_extent()) for t in texts if id(t) not in unseen]
+
+
+def luminance(colour):
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+
+@pytest.mark.parametrize("name", DIAGRAMS)
+def test_a_diagram_is_legible(name):
+    draw = getattr(plots, name)
+    with warnings.catch_warnings(), plt.rc_context():
+        warnings.simplefilter("error")
+        plots.style()
+        figure = draw()
+        texts = shown_texts(figure)
+        plots.png(figure, 100)
+    assert figure.get_size_inches()[0] <= 9
+    assert figure.get_facecolor() == (1, 1, 1, 1)
+    for text, box in texts:
+        assert text.get_fontsize() >= 9, text
+        assert 1.05 / (luminance(text.get_color()) + 0.05) >= 4.5, text
+        assert figure.bbox.x0 <= box.x0, text
+        assert figure.bbox.y0 <= box.y0, text
+        assert box.x1 <= figure.bbox.x1, text
+        assert box.y1 <= figure.bbox.y1, text
+    for (one, a), (other, b) in combinations(texts, 2):
+        apart = a.x1 <= b.x0 or b.x1 <= a.x0 or a.y1 - 2 <= b.y0 or b.y1 - 2 <= a.y0  # leading may overlap
+        assert apart, (one, other)
+    assert len(" ".join(draw.__doc__.split())) > 150  # says what there is to see
+    plt.close(figure)
+
+
+def test_a_slider_shows_one_picture_of_each_value(monkeypatch):
+    plt.close("all")
+    shown, drawn = [], []
+
+    def draw(value):
+        drawn.append(value)
+        return plt.figure(figsize=(1, 1))
+
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    plots.slider(draw, [0.1, 0.2, 0.5], "α", "A <small> figure.", start=1)
+    page, plain = shown[0]["text/html"], shown[0]["text/plain"]
+    assert drawn == [0.1, 0.2, 0.5]
+    assert plain == "A <small> figure. (α = 0.2)"
+    assert page.count('<img alt="A &lt;small&gt; figure. (α = ') == 3
+    assert page.count("display: none") == 2
+    assert 'max="2" step="1" value="1" aria-label="α"' in page
+    assert "<output>α = 0.2</output>" in page
+    assert "script" not in page
+    assert "widget" not in page
+    assert not plt.get_fignums()
+    with pytest.raises(ValueError, match="start = 3 is no place among 3 values"):
+        plots.slider(draw, [1, 2, 3], "k", "A figure.", start=3)
 
 
 def test_texts_of_boxes_on_one_place_do_not_cover_each_other():

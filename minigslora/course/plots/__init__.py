@@ -21,7 +21,9 @@ from minigslora.course.plots.charts import (
     scattered,
     tables,
 )
+from minigslora.course.plots.diagrams import lora_fork, method_picture, sliced_head, transformer_block
 from minigslora.course.plots.embeddings import distance_map, flat_map, maps, margin_circle, softened
+from minigslora.course.plots.geometry import penalty_balls, prototype_sphere, prox_1d
 from minigslora.course.plots.pictures import (
     Boxed,
     PictureRow,
@@ -31,6 +33,8 @@ from minigslora.course.plots.pictures import (
     patches,
     photographs,
 )
+from minigslora.course.plots.roles import attacker, two_roles
+from minigslora.course.plots.slider import slider
 from minigslora.course.plots.sparsity import (
     group_norms,
     norm_maps,
@@ -49,6 +53,7 @@ __all__ = [
     "Panel",
     "PictureRow",
     "Points",
+    "attacker",
     "banded",
     "bars",
     "beside_band",
@@ -63,26 +68,35 @@ __all__ = [
     "gallery",
     "group_norms",
     "histograms",
+    "lora_fork",
     "lora_layer",
     "maps",
     "margin_circle",
+    "method_picture",
     "model_map",
     "norm_maps",
     "norm_paths",
     "overlaid",
     "patches",
+    "penalty_balls",
     "penalty_contours",
     "per_class",
     "photographs",
     "png",
     "points",
+    "prototype_sphere",
+    "prox_1d",
     "scattered",
     "selection",
     "show",
     "singular_values",
+    "sliced_head",
+    "slider",
     "softened",
     "sparsity_cost",
     "style",
     "tables",
+    "transformer_block",
+    "two_roles",
     "verdicts",
 ]
