@@ -19,7 +19,7 @@ from minigslora.errors import ConfigError, OutputError
 from minigslora.files import write_text
 
 TEMPLATE = Path(__file__).with_name("slides.html.j2")
-MARK = '<meta name="generator" content="minigslora slides">'
+MARK = 'content="minigslora slides"'
 SHOWN = 12
 """Lines of code that a slide shows; more are folded, as is all code that draws a picture."""
 
