@@ -28,12 +28,13 @@ def test_convention(book, convention):
     assert not missing, "\n".join([str(convention.__doc__), *missing])
 
 
-BOX = conventions.BOX + " Acc_r is 85.3 %, 2.7 points lower than in (4.1); `x 9` and block 7 are names.\n"
+SAW = "> **What we saw** (cpu profile, seed 0)."
+BOX = SAW + " Acc_r is 85.3 %, 2.7 points lower than in (4.1); `x 9` and block 7 are names.\n"
 GOOD = [
     ("# 04 · A\n\n**You need** 03.\n\n**Study time**: about 90 minutes.\n\n| profile | time |", {}),
     (BOX, {}),
-    (f"{conventions.BOX} About 80 % of 15,000.", {}),
-    (f"{conventions.BOX} Three of 1.3e-4. See [glossary](00_start_here.ipynb#Glossary).", {}),
+    (f"{SAW} About 80 % of 15,000.", {}),
+    (f"{SAW} Three of 1.3e-4. See [glossary](00_start_here.ipynb#Glossary).", {}),
     ("## Check your understanding\n\n(a) Why?\n\n(b) How?\n\n(c) What?", {}),
     (
         "<details><summary>Answers</summary>\n\n(a) So.\n\n(b) So.\n\n(c) So.\n\n</details>",
