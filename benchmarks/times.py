@@ -4,7 +4,7 @@
 
 runs notebooks one after the other, each from a fresh kernel with one thread, and writes the processor's
 seconds to ``notebooks/times.json``; they are the clock's where nothing else runs. tests/test_times.py holds
-the texts to that file.
+the texts to that file. Beside them stands the study time in minutes, which nobody measured.
 """
 
 from __future__ import annotations

@@ -55,6 +55,9 @@ ImageSize = Annotated[Optional[int], Opt(help="Input size in pixels, where not t
 Normalisation = Annotated[Optional[str], Opt(help="Normalisation, as .5,.5,.5; timm's by default.")]
 Profile = Annotated[Optional[str], Opt(help="smoke, cpu, gpu or paper.")]
 Pairs = Optional[list[str]]
+Notebooks = Annotated[
+    Optional[list[str]], typer.Argument(help="Numbers (03 05), names or paths; all of the course by default.")
+]
 ModelArgs = Annotated[
     Pairs, Opt(help="KEY=VALUE of timm's model, with --model: patch_size=8, depth=6, …; repeatable.")
 ]
@@ -459,6 +462,37 @@ def run(
 
     values = parse_pairs(parameters or []) | ({} if profile is None else {"profile": profile})
     typer.echo(run_notebook(notebook, values, out, _watched(), say=partial(typer.echo, err=True)))
+
+
+@app.command()
+def student(
+    notebooks: Notebooks = None,
+    out: Annotated[Path, Opt(help="Folder for them.")] = Path("handout"),
+    nbgrader: Annotated[bool, Opt("--nbgrader", help="Keep solutions; nbgrader takes them out.")] = False,
+) -> None:
+    """Write notebooks as a teacher hands them out: without solutions, answers and outputs.
+
+    A file that somebody has worked in is never written over. The exercises carry nbgrader's metadata.
+    """
+    from minigslora.course.student import hand_out
+
+    for path in hand_out(notebooks or [], out, solved=nbgrader):
+        typer.echo(path)
+
+
+@app.command()
+def slides(
+    notebooks: Notebooks = None,
+    out: Annotated[Path, Opt(help="Folder for them.")] = Path("slides"),
+) -> None:
+    """Write notebooks as slides, one HTML file each that needs no network.
+
+    On the slides are the cells that are marked for it, with the outputs that the notebook holds.
+    """
+    from minigslora.course.slides import write_slides
+
+    for path in write_slides(notebooks or [], out):
+        typer.echo(path)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Times have one source, ``notebooks/times.json``: the README and the notebooks say what stands there."""
+"""Times have one source, ``notebooks/times.json``: README, notebooks and teachers' README say the same."""
 
 import json
 import math
@@ -40,6 +40,7 @@ def test_a_time_is_rounded_up(measured, expected):
 
 def test_every_notebook_has_its_times():
     assert sorted(TIMES) == [path.stem for path in NOTEBOOKS]
+    assert all(set(entry) == {"study", "smoke", "cpu", "threads"} for entry in TIMES.values())
 
 
 @each_notebook
@@ -55,7 +56,9 @@ def test_the_first_cell_says_the_time(path, profile):
 def test_the_readme_says_the_same(path):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| \[.*\(notebooks/{path.name}\).*$", text, re.MULTILINE)
-    said = row.rstrip(" |").rpartition("|")[2]
+    *_, study, said = row.rstrip(" |").split("|")
+    assert study.strip() == f"{TIMES[path.stem]['study']} min"
+    assert f"/minigslora/minigslora/blob/main/notebooks/{path.name}" in row  # the link to Colab
     assert seconds(said) == rounded(TIMES[path.stem]["cpu"])
     assert ("one core" in said) == (TIMES[path.stem]["threads"] == 1)
 
@@ -69,3 +72,10 @@ def test_no_output_took_longer_than_the_whole_notebook_is_said_to(path):
     ]
     printed = [float(found) for text in texts for found in re.findall(r"\b(\d+(?:\.\d+)?) s\b", text)]
     assert all(took <= TIMES[path.stem]["cpu"] for took in printed)
+
+
+@each_notebook
+def test_the_teachers_readme_says_the_same_study_time(path):
+    text = (ROOT / "teaching" / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| {path.stem[:2]} .*\| (\d+) min \|", text, re.MULTILINE)
+    assert int(row) == TIMES[path.stem]["study"]

@@ -148,13 +148,18 @@ class Notebook:
         return Planned(self.path, (out or run_folder(self.path.stem, identity)).resolve(), identity)
 
 
+def notebooks() -> dict[str, Path]:
+    """Return the notebooks of the course by name, in their order."""
+    package = Path(__file__).resolve().parents[1]
+    folder = inside if (inside := package / "_notebooks").is_dir() else package.parent / "notebooks"
+    return {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+
+
 def notebook_path(name: str | Path) -> Path:
     """Return a notebook of the course by number ("4"), by name ("04_forget_once"), or any by path."""
     if (given := Path(name).expanduser()).suffix == ".ipynb" and given.is_file():
         return given.resolve()
-    package = Path(__file__).resolve().parents[1]
-    folder = inside if (inside := package / "_notebooks").is_dir() else package.parent / "notebooks"
-    known = {path.stem: path for path in sorted(folder.glob("[0-9][0-9]_*.ipynb"))}
+    known = notebooks()
     stem = given.name.removesuffix(".ipynb")
     number = f"{int(stem):02d}_" if stem.isdecimal() else ""
     for other, path in known.items():
