@@ -667,7 +667,7 @@ DRAWN = {
     "curves": lambda n: plots.curves(
         [plots.Panel(n, n, {n: [1.0, 2.0]}, colours={n: "retain"})], n, [n, "b"]
     ),
-    "bars": lambda n: plots.bars({n: {n: 1.0}}, n, {n: "retain"}),
+    "bars": lambda n: plots.bars({n: {n: 1.0, "b": 2.0}}, n, {n: "retain", "b": "forget"}),
     "maps": lambda n: plots.maps({n: torch.rand(3, 2)}, torch.tensor([0, 0, 0]), [n]),
     "gallery": lambda n: plots.gallery(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), [n]),
     "comparison": lambda n: plots.comparison(

@@ -12,48 +12,47 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from minigslora.course.plots.style import COLOURS, figure
+from minigslora.course.plots.style import COLOURS, MARKERS, figure
 
 
 @figure(pad=0.2)
 def lora_layer(in_features: int, out_features: int, rank: int) -> Figure:
-    """Draw a wrapped linear layer: W beside A and B, to scale, with the way of x (equation 2.1)."""
-    fig, ax = plt.subplots(figsize=(7.6, 3.6))
-    unit = 2.4 / max(in_features, out_features)
+    """Draw a wrapped linear layer: one x goes through W and through A and B, to scale (equation 2.1)."""
+    fig, ax = plt.subplots(figsize=(6.6, 4.4))
+    unit = 1.6 / max(in_features, out_features)
     wide, high, thin = in_features * unit, out_features * unit, max(rank * unit, 0.07)
-    base, side, middle = 0.9, 3.7, high / 2
-    last = side + wide + 0.9
-    parts = (  # left, bottom, width, height, colour, text
-        (base, 0.0, wide, high, "before", f"W  {out_features} × {in_features}\nfrozen"),
-        (side, middle - thin / 2, wide, thin, "retain", f"A  {rank} × {in_features}"),
-        (last, 0.0, thin, high, "forget", f"B  {out_features} × {rank}"),
+    lane, fork, left, last, out = 1.15, 0.5, 1.6, 2.6 + wide, 3.8 + wide
+    parts = (  # left, middle, width, height, colour, text
+        (left, lane, wide, high, "before", f"W  {out_features} × {in_features}, frozen"),
+        (left, -lane, wide, thin, "retain", f"A  {rank} × {in_features}"),
+        (last, -lane, thin, high, "forget", f"B  {out_features} × {rank}"),
     )
-    for left, bottom, width, height, colour, text in parts:
-        ax.add_patch(Rectangle((left, bottom), width, height, color=COLOURS[colour], linewidth=0))
-        ax.text(left + width / 2, bottom - 0.2, text, ha="center", va="top", fontsize=10)
-    out, above = last + 1.1, high + 0.45
-    over = base + wide / 2
-    for start, end in (
-        (0.1, base - 0.05),
-        (base + wide + 1.0, side - 0.05),
-        (side + wide + 0.05, side + wide + 0.85),
-        (last + thin + 0.1, out - 0.12),
-        (out + 0.15, out + 0.75),
+    for x, y, width, height, colour, text in parts:
+        ax.add_patch(Rectangle((x, y - height / 2), width, height, color=COLOURS[colour], linewidth=0))
+        ax.text(x + width / 2, y - height / 2 - 0.1, text, ha="center", va="top", fontsize=10)
+    way = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
+    ax.plot([0.12, fork, fork, fork], [0, 0, lane, -lane], "k-", lw=1.4)  # one x, two ways
+    for (x, y), (start_x, start_y) in (
+        ((left - 0.05, lane), (fork, lane)),
+        ((left - 0.05, -lane), (fork, -lane)),
+        ((last - 0.05, -lane), (left + wide + 0.05, -lane)),
+        ((out, 0.16), (out, lane)),
+        ((out, -0.16), (out, -lane)),
+        ((out + 0.8, 0), (out + 0.16, 0)),
     ):
-        way = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.4}
-        ax.annotate("", xy=(end, middle), xytext=(start, middle), arrowprops=way)
-    ax.plot([over, over, out, out], [high + 0.05, above, above, middle + 0.14], "k-", lw=1.4)
-    for x, y, text, across, up, size in (
-        ((over + out) / 2, above + 0.06, "W x + b", "center", "bottom", 10),
-        (base + wide + 0.85, middle, "x", "center", "center", 12),
-        (0.0, middle, "x", "right", "center", 12),
-        (last + 0.5, middle + 0.1, "s·B(A x)", "center", "bottom", 10),
-        (out, middle, "+", "center", "center", 16),
-        (out + 0.82, middle, "y", "left", "center", 12),
+        ax.annotate("", xy=(x, y), xytext=(start_x, start_y), arrowprops=way)
+    ax.plot([left + wide + 0.05, out], [lane, lane], "k-", lw=1.4)
+    ax.plot([last + thin + 0.05, out], [-lane, -lane], "k-", lw=1.4)
+    for x, y, text, size in (
+        (0.0, 0.0, "x", 12),
+        ((left + wide + out) / 2, lane + 0.16, "W x + b", 11),
+        ((last + out) / 2 + 0.05, -lane + 0.16, "s·B(A x)", 11),
+        (out, 0.0, "+", 16),
+        (out + 0.95, 0.0, "y", 12),
     ):
         slant: Literal["italic", "normal"] = "italic" if text in ("x", "y") else "normal"
-        ax.text(x, y, text, ha=across, va=up, fontsize=size, style=slant)
-    ax.set(xlim=(-0.3, out + 1.1), ylim=(-0.9, above + 0.5), aspect="equal")
+        ax.text(x, y, text, ha="center", va="center", fontsize=size, style=slant)
+    ax.set(xlim=(-0.2, out + 1.1), ylim=(-lane - 1.2, lane + 0.9), aspect="equal")
     ax.set_axis_off()
     return fig
 
@@ -70,15 +69,17 @@ def singular_values(
     the smallest distance possible at that rank (equation 2.3), if both are given.
     """
     both = errors is not None and floor is not None
-    fig, axes = plt.subplots(1, 1 + both, figsize=(9.5 if both else 7.5, 3.6), squeeze=False)
+    fig, axes = plt.subplots(1, 1 + both, figsize=(10.5 if both else 7.5, 3.6), squeeze=False)
     left, right = axes[0, 0], axes[0, -1]
     colours = sns.color_palette("cividis", len(spectra))
-    for (label, values), colour in zip(spectra.items(), colours, strict=True):
+    for k, ((label, values), colour) in enumerate(zip(spectra.items(), colours, strict=True)):
         heights = values.double().clamp_min(1e-12).tolist()
-        left.semilogy(range(1, len(heights) + 1), heights, "o-", ms=3, lw=1.2, label=label, color=colour)
+        marker, size = MARKERS[k % len(MARKERS)], max(9 - 1.5 * k, 3)  # smaller ones lie on larger ones
+        places = range(1, len(heights) + 1)
+        left.semilogy(places, heights, marker=marker, ms=size, lw=1.2, label=label, color=colour)
     left.set(xlabel="index of the singular value", ylabel="singular value")
     left.locator_params(axis="x", integer=True)
-    left.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    left.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     if errors is not None and floor is not None:
         found = list(errors.values())
         right.semilogx(list(errors), found, "o", ms=8, color=COLOURS["forget"], label="learnt")
@@ -113,10 +114,10 @@ def model_map(blocks: Mapping[str, str], wrapped: Sequence[str], outside: Mappin
         for y, layer in enumerate(layers):
             colour, alpha = looks[layer in wrapped]
             ax.add_patch(Rectangle((x + 0.06, y + shift + 0.08), 0.88, 0.84, color=colour, alpha=alpha))
-            text = layer.removeprefix(title + ".")
-            ax.text(x + 0.5, y + shift + 0.5, text, ha="center", va="center", fontsize=8)
+            text = layer.removeprefix(title + ".") + ("\n+ A, B" if layer in wrapped else "")
+            ax.text(x + 0.5, y + shift + 0.5, text, ha="center", va="center", fontsize=9)
     boxes = [Rectangle((0, 0), 1, 1, color=colour, alpha=alpha) for colour, alpha in looks.values()]
-    texts = ["wrapped: an adapter beside it", "frozen"]
+    texts = ["wrapped: adapters A, B beside it", "frozen"]
     ax.legend(boxes, texts, ncols=2, fontsize=9, loc="upper center", bbox_to_anchor=(0.5, 0.0))
     ax.set(xlim=(0, len(order)), ylim=(tallest, -0.9))
     ax.set_axis_off()
@@ -141,5 +142,5 @@ def differences(values: Mapping[str, Tensor], tolerance: float) -> Figure:
         ax.hist(part.numpy(), bins=edges, color=COLOURS[colour], alpha=0.8, label=text)
     ax.axvline(math.log10(tolerance), color="black", linestyle="--", label=f"tolerance {tolerance:.1e}")
     ax.set(xlabel="absolute difference, power of ten", ylabel="values")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=9)
     return fig

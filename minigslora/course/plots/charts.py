@@ -155,14 +155,15 @@ def bars(
         heights = [row[label] for row in rows.values()]
         drawn = ax.bar(places, heights, width, label=label, color=COLOURS[colours[label]])
         plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # lines pass behind the numbers
-        ax.bar_label(drawn, fmt="%.1f", fontsize=8, padding=2, bbox=plate)
+        ax.bar_label(drawn, fmt="%.1f", fontsize=9, padding=2, bbox=plate)
     for label, (level, colour) in (levels or {}).items():
         ax.axhline(level, color=COLOURS[colour], linewidth=1.2, linestyle="--", label=label)
     ax.set_xticks(range(len(rows)), list(rows))
     ax.set_ylabel(ylabel)
     ax.margins(y=0.12)
     ax.grid(visible=False, axis="x")
-    legend_beside(ax)
+    if len(labels) > 1 or levels:
+        legend_beside(ax)
     return fig
 
 

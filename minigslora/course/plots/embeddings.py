@@ -27,13 +27,16 @@ def margin_circle(angle: float, margin: float) -> Figure:
         zones = {"1": (first - m > second, "retain"), "2": (second - m > first, "forget")}
         for sign, (name, (zone, colour)) in zip((-1, 1), zones.items(), strict=True):
             x, y = np.where(zone, np.cos(theta), np.nan), np.where(zone, np.sin(theta), np.nan)
-            ax.plot(x, y, color=COLOURS[colour], linewidth=6, label=f"satisfies class {name}")
+            ax.plot(x, y, color=COLOURS[colour], linewidth=6)
+            ax.text(
+                -0.2, sign * 0.74, f"right for class {name}", color=COLOURS[colour], ha="center", fontsize=10
+            )
             tip = (np.cos(sign * angle / 2), np.sin(sign * angle / 2))
             ax.annotate("", tip, (0, 0), arrowprops={"arrowstyle": "-|>", "color": COLOURS[colour], "lw": 2})
             ax.text(0.62 * tip[0], 0.62 * tip[1] + sign * 0.2, f"$w_{name}$", color=COLOURS[colour])
         ax.set_aspect("equal")
         ax.set_axis_off()
-    axes[0].legend(fontsize=8, loc="center left", bbox_to_anchor=(0.12, 0.5))
+    axes[1].text(-0.93, 0, "right for\nneither", va="center", fontsize=10)
     return fig
 
 
@@ -50,8 +53,9 @@ def maps(places: Mapping[str, Tensor], labels: Tensor, names: Sequence[str]) -> 
             x, y = points[labels == c].T.tolist()
             colour, marker = COLOURS[colours[c % 6]], MARKERS[c % 8]
             ax.scatter(x, y, color=colour, marker=marker, s=34, label=name, linewidths=0)
-        ax.set(xticks=[], yticks=[], xlabel="first axis of the map", ylabel="second axis of the map")
-    axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        ax.set(xticks=[], yticks=[])
+        ax.set_xlabel("a map: only nearness counts, axes have no unit", fontsize=10)
+    axes[-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return fig
 
 

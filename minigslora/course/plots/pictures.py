@@ -52,7 +52,7 @@ def comparison(rows: Sequence[PictureRow], size: float = 1.0) -> Figure:
         for ax, image, title, good in zip(line, row.images, row.titles, row.good, strict=False):
             _picture(ax, image)
             colour = _frame(ax, good)
-            ax.set_title(title, fontsize=8, fontweight="normal", color=colour, pad=3)
+            ax.set_title(title, fontsize=9, fontweight="normal", color=colour, pad=3)
         _row_label(line[0], row.label, -0.12, 10)
     return fig
 
@@ -67,7 +67,7 @@ def photographs(images: Tensor, rows: Sequence[str], columns: Sequence[str] = ()
             _picture(ax, image)
         _row_label(line[0], label, -0.1, 9)
     for label, ax in zip(columns, axes[0], strict=False):
-        ax.set_title(label, fontsize=8, fontweight="normal", pad=3)
+        ax.set_title(label, fontsize=9, fontweight="normal", pad=3)
     return fig
 
 
