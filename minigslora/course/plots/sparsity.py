@@ -177,29 +177,22 @@ def _norm_map(ax: Axes, table: Norms, largest: float, bar: Axes, named: bool = T
 
 @figure()
 def sparsity_cost(
-    lines: Mapping[str, Sequence[tuple[float, float, float, str]]], levels: Mapping[str, float]
+    lines: Mapping[str, Sequence[tuple[float, float, float]]], levels: Mapping[str, float]
 ) -> Figure:
     """Draw accuracies over the share of groups at zero, one line a way of measuring groups.
 
     Args:
-        lines: by label, points of (groups at zero in %, acc_r, acc_f, text beside the point).
+        lines: by label, points of (groups at zero in %, acc_r, acc_f).
         levels: acc_r and acc_f without sparsity.
     """
     fig, axes = panels(("retained: high is good", "forgotten: low is good"), 4.6, 3.6)
     for k, (ax, name) in enumerate(zip(axes, ("acc_r", "acc_f"), strict=True), 1):
         for i, ((label, points), marker) in enumerate(zip(lines.items(), "os^DvP", strict=False)):
-            ordered = sorted(points)
-            size, side = max(10 - 2 * i, 4), ((6, 5), (6, -13), (-26, 5))[i % 3]  # equal points all show
-            places = [(p[0], float(p[k])) for p in ordered]
-            (line,) = ax.plot(*zip(*places, strict=True), marker=marker, ms=size, label=label, alpha=0.8)
-            texts: dict[tuple[float, float], str] = {}
-            for place, (*_, text) in zip(places, ordered, strict=True):  # one text where points coincide
-                texts[place] = f"{texts[place]}, {text}" if place in texts else text
-            beside: dict[str, Any] = {"xytext": side, "textcoords": "offset points", "fontsize": 9}
-            for place, text in texts.items():
-                ax.annotate(text, place, color=line.get_color(), **beside)
+            places = [(p[0], p[k]) for p in sorted(points)]
+            size = max(11 - 2 * i, 4)  # equal points all show
+            ax.plot(*zip(*places, strict=True), marker=marker, markersize=size, label=label, alpha=0.8)
         ax.axhline(levels[name], color="black", linestyle="--", lw=1, label="without sparsity")
-        ax.set(xlabel="groups at zero, %", ylabel=f"{name}, %", xlim=(-14, 104))
+        ax.set(xlabel="groups at zero, %", ylabel=f"{name}, %", xlim=(-4, 104))
         low, high = ax.get_ylim()
         span = max(high - low, 10.0)  # one photograph is little
         ax.set_ylim((high - span, high) if name == "acc_r" else (low, low + span))
