@@ -56,9 +56,9 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
     """
     fig, axes = plt.subplots(1, len(panels), figsize=(min(11.5, 4.4 * len(panels)), height), squeeze=False)
     for ax, panel in zip(axes.flat, panels, strict=True):
-        for label, values in panel.lines.items():
+        for k, (label, values) in enumerate(panel.lines.items()):
             colour = COLOURS[panel.colours[label]] if label in panel.colours else None
-            look = {"linestyle": "--"} if label in panel.dashed else {"marker": "o", "markersize": 4}
+            look = {"linestyle": "--"} if label in panel.dashed else {"marker": MARKERS[k % 10], "ms": 5}
             look |= {} if panel.joined else {"linestyle": "none"}
             ax.plot(range(1, len(values) + 1), values, label=label, color=colour, **look)
         for i, (label, level) in enumerate(panel.levels.items()):
@@ -74,7 +74,7 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
         legend_beside(axes[0, -1])
     else:
         for ax in axes.flat:
-            ax.legend(fontsize=8)
+            ax.legend(fontsize=9)
     return fig
 
 
@@ -194,7 +194,7 @@ def destinations(names: Sequence[str], shares: Sequence[float], forgotten: Seque
     """Draw the share of images, in percent, that each class receives; forgotten classes in vermilion."""
     fig, ax = plt.subplots(figsize=(7.5, 3.0))
     ax.bar(range(len(names)), shares, color=[COLOURS["forget" if gone else "retain"] for gone in forgotten])
-    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=9)
     ax.set(xlabel="predicted class", ylabel="share of images, %")
     ax.legend(**swatches({"a retained class": "retain", "a forgotten class": "forget"}), fontsize=9)
     return fig
