@@ -68,7 +68,7 @@ def banded(panels: Sequence[Banded], xlabel: str, ylabel: str, colours: Mapping[
             ax.plot(places, values, marker=mark, markersize=4, label=who, color=COLOURS[colours[who]])
         ax.set_xticks(places, panel.ticks)
         ax.set(title=panel.title, xlabel=xlabel)
-        ax.legend(fontsize=8)
+        ax.legend(fontsize=9)
     axes[0, 0].set_ylabel(ylabel)
     return fig
 
@@ -81,14 +81,15 @@ def beside_band(rows: Mapping[str, Compared], colours: Mapping[str, str]) -> Fig
         if row.band:
             middle, reach = row.band
             ax.barh(place, 2 * reach, left=middle - reach, height=0.5, color=GREY, alpha=0.6)
-        ax.plot(row.oracles, [place] * len(row.oracles), "o", mfc="none", color="black", markersize=5)
+        name = "oracles, their band in grey" if place == 0 and row.oracles else None
+        ax.plot(row.oracles, [place] * len(row.oracles), "o", mfc="none", color="black", ms=5, label=name)
         for (who, value), mark in zip(row.models.items(), MARKERS[1:], strict=False):
             ax.plot(value, place, mark, color=COLOURS[colours[who]], label=who if place == 0 else None)
     ax.use_sticky_edges = False  # or points at 0 and 100 would be cut in half
     ax.margins(x=0.04)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set(xlabel="percent", ylim=(len(rows) - 0.5, -0.5))
-    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
 
 
@@ -108,11 +109,11 @@ def verdicts(found: Mapping[str, Mapping[str, Sequence[str]]]) -> Figure:
             colour = COLOURS["forget" if caught else "good"] if told else GREY
             strength = 0.35 + 0.55 * caught / len(told) if caught else 0.55
             ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, color=colour, alpha=strength, linewidth=0))
-            ax.text(x, y, f"{caught} of {len(told)}" if told else "–", ha="center", va="center", fontsize=8)
+            ax.text(x, y, f"{caught} of {len(told)}" if told else "–", ha="center", va="center", fontsize=9)
     ax.set_xticks(range(len(audits)), audits)
     ax.set_yticks(range(len(found)), list(found))
     ax.set(xlim=(-0.5, len(audits) - 0.5), ylim=(len(found) - 0.5, -0.5), title="seeds that remember")
     ax.xaxis.tick_top()
-    ax.tick_params(length=0, labelsize=8)
+    ax.tick_params(length=0, labelsize=9)
     ax.grid(visible=False)
     return fig

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 from torch import Tensor
 
 from minigslora.course.plots.style import (
@@ -243,23 +246,45 @@ def tables(
 
 @figure()
 def scattered(
-    points: Mapping[str, tuple[float, float, str]], xlabel: str, ylabel: str, logarithmic: bool = False
+    points: Mapping[str, tuple[float, float, str]], xlabel: str, ylabel: str, families: Mapping[str, str]
 ) -> Figure:
-    """Draw one point for each label: its place and a key of :data:`COLOURS`.
+    """Draw one point for each label, with the label beside it: its place and a key of :data:`COLOURS`.
 
-    Points of one colour differ by marker; the x axis may be logarithmic.
+    Colour and marker are those of its family; ``families`` are the legend's words by key.
     """
-    fig, ax = plt.subplots(figsize=(7.5, 4.2))
-    used: dict[str, int] = {}
-    for label, (x, y, colour) in points.items():
-        marker = MARKERS[used.get(colour, 0) % 10]
-        used[colour] = used.get(colour, 0) + 1
-        ax.scatter(x, y, s=60, marker=marker, color=COLOURS[colour], label=label, alpha=0.85, linewidths=0)
-    if logarithmic:
-        ax.set_xscale("log")
+    fig, ax = plt.subplots(figsize=(8.5, 4.8))
+    for (key, family), marker in zip(families.items(), MARKERS, strict=False):
+        if members := [(x, y) for x, y, colour in points.values() if colour == key]:
+            x, y = zip(*members, strict=True)
+            ax.scatter(x, y, s=60, marker=marker, color=COLOURS[key], label=family, linewidths=0, zorder=3)
     ax.set(xlabel=xlabel, ylabel=ylabel)
-    legend_beside(ax, 1.02)
+    ax.margins(0.1)
+    ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.02))
+    fig.tight_layout()
+    _name_points(ax, {label: (x, y) for label, (x, y, _) in points.items()})
     return fig
+
+
+def _name_points(ax: Axes, places: Mapping[str, tuple[float, float]]) -> None:
+    """Write each label at the first free place near its point, with a line to it if that is not beside it."""
+    taken = [Bbox.from_bounds(x - 6, y - 6, 12, 12) for x, y in ax.transData.transform([*places.values()])]
+    tries = list(product((8, 16, 26, 38, 52, 70, 90), range(0, 360, 30)))
+    for label, place in places.items():
+        for reach, angle in tries:
+            dx, dy = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+            look: dict[str, Any] = {"textcoords": "offset points", "in_layout": False, "fontsize": 9}
+            look |= {"ha": "left" if dx > 0.1 else "right" if dx < -0.1 else "center"}
+            look |= {"va": "bottom" if dy > 0.6 else "top" if dy < -0.6 else "center"}
+            text = ax.annotate(label, place, (reach * dx, reach * dy), **look)
+            box = text.get_window_extent()
+            inside = ax.bbox.contains(*box.min) and ax.bbox.contains(*box.max)
+            if (inside and not any(box.overlaps(b) for b in taken)) or (reach, angle) == tries[-1]:
+                break
+            text.remove()
+        if reach > 8:
+            line = {"arrowstyle": "-", "color": "0.5", "lw": 0.8, "shrinkA": 0, "shrinkB": 4}
+            ax.annotate("", place, text.xyann, textcoords="offset points", in_layout=False, arrowprops=line)
+        taken.append(box.padded(5, 1))
 
 
 @dataclass(frozen=True)
