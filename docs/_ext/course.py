@@ -105,7 +105,8 @@ def in_the_library(numbers: list[str]) -> dict[str, Any]:
 
 def read_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Make literal blocks of a docstring's indented formulas, and leave bars and stars as they are."""
-    result: list[str] = []
+    # To napoleon, what stands before a colon in an attribute's first line is a type.
+    result = [""] if what in ("attribute", "data") else []
     indent, literal = 0, False
     for before, line in zip(["", *lines], lines, strict=False):
         depth = len(line) - len(line.lstrip())
