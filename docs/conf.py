@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 DOCS = Path(__file__).parent
+REPOSITORY = "https://github.com/minigslora/minigslora"
 sys.path[:0] = [str(DOCS / "_ext"), str(DOCS.parent)]
 
 project = "minigslora"
@@ -20,7 +21,7 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
+    "sphinx.ext.linkcode",
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",  # MathJax and its fonts lie beside the pages: they are read without a network
     "course",
@@ -50,22 +51,30 @@ napoleon_use_ivar = True
 autodoc_default_options = {"members": True, "show-inheritance": True}
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
-python_maximum_signature_line_length = 88
-viewcode_line_numbers = True
 
 html_theme = "sphinx_book_theme"
 html_title = "minigslora"
 html_baseurl = "https://minigslora.github.io/minigslora/"
+templates_path = ["_templates"]
+html_sidebars = {"**": ["search-button-field.html", "sbt-sidebar-nav.html"]}
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
 html_extra_path = ["_root"]
 html_show_sourcelink = False
 html_theme_options = {
-    "repository_url": "https://github.com/minigslora/minigslora",
+    "repository_url": REPOSITORY,
     "repository_branch": "main",
     "path_to_docs": "",
     "use_repository_button": True,
     "use_download_button": True,
     "launch_buttons": {"colab_url": "https://colab.research.google.com"},
-    "show_toc_level": 2,
+    "home_page_in_toc": True,
+    "navbar_persistent": [],
+    "show_toc_level": 1,
 }
+
+
+def linkcode_resolve(domain: str, info: dict[str, str]) -> str:
+    """Return where an object's source is read."""
+    path = info["module"].replace(".", "/")
+    return f"{REPOSITORY}/blob/main/{path}" + ("/__init__.py" if (DOCS.parent / path).is_dir() else ".py")

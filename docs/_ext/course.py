@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 CITED = re.compile(r"\((\d+\.\d+)\)")
 TAG = re.compile(r"\\tag\{(\d+\.\d+)\}")
 HEADING_LINK = re.compile(r"(\.ipynb)?#([^)\s]+)\)")
+EMPTY_HEADER = re.compile(r"<th[^>]*>(<p></p>)?</th>")
 PLAIN = (nodes.literal, nodes.reference, nodes.title, nodes.math, nodes.math_block, nodes.raw, nodes.FixedTextElement)
 
 
@@ -49,6 +50,8 @@ def citations() -> dict[str, list[str]]:
     """Return the names in the library whose docstrings cite each equation."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted((ROOT / "minigslora").rglob("*.py")):
+        if "course" in path.parts:
+            continue
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for name, text in docstrings(ast.parse(path.read_text(encoding="utf-8")), module):
             for number in dict.fromkeys(CITED.findall(text)):
@@ -95,7 +98,8 @@ def fold(cell: dict[str, Any]) -> None:
 
 def in_the_library(numbers: list[str]) -> dict[str, Any]:
     """Return a cell that leads from a chapter's equations to what has them in the library."""
-    lines = [f"- ({n}): " + ", ".join(f"{{py:obj}}`{name}`" for name in CITATIONS[n]) for n in numbers]
+    links = {n: (f"{{py:obj}}`{i.removeprefix('minigslora.')} <{i}>`" for i in CITATIONS[n]) for n in numbers}
+    lines = [f"- ({n}): {', '.join(links[n])}" for n in numbers]
     source = "## In the library\n\n" + "\n".join(lines)
     return {"cell_type": "markdown", "id": "in-the-library", "metadata": {}, "source": source}
 
@@ -106,7 +110,7 @@ def in_the_library(numbers: list[str]) -> dict[str, Any]:
 def read_docstring(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Make literal blocks of a docstring's indented formulas, and leave bars and stars as they are."""
     # To napoleon, what stands before a colon in an attribute's first line is a type.
-    result = [""] if what in ("attribute", "data") else []
+    result = ["\\ "] if what in ("attribute", "data", "property", "type") else []
     indent, literal = 0, False
     for before, line in zip(["", *lines], lines, strict=False):
         depth = len(line) - len(line.lstrip())
@@ -169,9 +173,15 @@ def linked(app: Sphinx, docname: str, text: str) -> list[nodes.Node]:
     return parts
 
 
+def finish_html(app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Make plain cells of tables' empty headers, which a screen reader would announce."""
+    context["body"] = EMPTY_HEADER.sub("<td></td>", context.get("body", ""))
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
-    """Connect the three stages."""
+    """Connect the stages."""
     app.connect("source-read", read_notebook)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)
     app.connect("doctree-resolved", finish)
+    app.connect("html-page-context", finish_html)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
