@@ -74,7 +74,11 @@ def pages(site):
 
 def articles(pages):
     """Return the pages with a text, not the index of names, the search or the way in."""
-    return {name: page for name, page in pages.items() if name not in ("index", "genindex", "py-modindex", "search")}
+    return {
+        name: page
+        for name, page in pages.items()
+        if name not in ("index", "genindex", "py-modindex", "search")
+    }
 
 
 def test_every_chapter_and_page_is_there(pages):
@@ -100,7 +104,9 @@ def test_links_within_the_site_lead_somewhere(site, pages):
 
 
 def test_nothing_is_fetched_from_a_network(pages):
-    far = {link for page in pages.values() for link in page.fetched if urlsplit(link).scheme in ("http", "https")}
+    far = {
+        link for page in pages.values() for link in page.fetched if urlsplit(link).scheme in ("http", "https")
+    }
     assert not far
 
 
@@ -117,7 +123,9 @@ def test_pages_have_a_language_alternative_texts_and_headings_in_order(pages):
 def test_chapters_can_be_opened_in_colab_and_downloaded(pages):
     for name in CHAPTERS:
         links = pages[name].links
-        assert any(link.startswith("https://colab.") and link.endswith(f"/main/{name}.ipynb") for link in links)
+        assert any(
+            link.startswith("https://colab.") and link.endswith(f"/main/{name}.ipynb") for link in links
+        )
         assert any(link.endswith(f"_sources/{name}.ipynb") for link in links)
 
 
@@ -132,7 +140,14 @@ def test_axe_finds_no_violation(site, pages):
     """Where node, Chromium and the npm packages axe-core and playwright-core are; light and dark."""
     if not (shutil.which("node") and Path(CHROMIUM).exists() and (AXE / "axe-core").is_dir()):
         pytest.skip("needs node, Chromium, and docs/node_modules: see docs/axe.mjs")
-    command = ["node", str(ROOT / "docs" / "axe.mjs"), str(site), *sorted(articles(pages)), "search", "genindex"]
+    command = [
+        "node",
+        str(ROOT / "docs" / "axe.mjs"),
+        str(site),
+        *sorted(articles(pages)),
+        "search",
+        "genindex",
+    ]
     done = subprocess.run(
         command,
         capture_output=True,

@@ -1,8 +1,8 @@
-"""What the course adds to Sphinx: notebooks become chapters, and equations are linked with the library.
+r"""What the course adds to Sphinx: notebooks become chapters, and equations are linked with the library.
 
 - A notebook's text is changed as it is read, never on disk: solutions are folded, links to headings are
   spelled as here, and the chapter ends with the parts of the library that cite its equations.
-- ``(3.2)`` in any text, docstrings too, is a link to the equation with ``\\tag{3.2}``.
+- ``(3.2)`` in any text, docstrings too, is a link to the equation with ``\tag{3.2}``.
 - Docstrings are written for people who read code: their indented formulas become literal blocks.
 """
 
@@ -24,7 +24,15 @@ CITED = re.compile(r"\((\d+\.\d+)\)")
 TAG = re.compile(r"\\tag\{(\d+\.\d+)\}")
 HEADING_LINK = re.compile(r"(\.ipynb)?#([^)\s]+)\)")
 EMPTY_HEADER = re.compile(r"<th[^>]*>(<p></p>)?</th>")
-PLAIN = (nodes.literal, nodes.reference, nodes.title, nodes.math, nodes.math_block, nodes.raw, nodes.FixedTextElement)
+PLAIN = (
+    nodes.literal,
+    nodes.reference,
+    nodes.title,
+    nodes.math,
+    nodes.math_block,
+    nodes.raw,
+    nodes.FixedTextElement,
+)
 
 
 def chapters() -> dict[str, str]:
