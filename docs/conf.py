@@ -41,7 +41,7 @@ suppress_warnings = [
     "toc.empty_glob",  # teaching/ may be empty
     "ref.python",  # a short type name that two modules have
 ]
-exclude_patterns = ["docs/_build", "**/.ipynb_checkpoints"]
+exclude_patterns = ["docs/_build", "docs/node_modules", "**/.ipynb_checkpoints"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True

@@ -22,7 +22,8 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).parents[2]
 CITED = re.compile(r"\((\d+\.\d+)\)")
 TAG = re.compile(r"\\tag\{(\d+\.\d+)\}")
-HEADING_LINK = re.compile(r"(\.ipynb)?#([^)\s]+)\)")
+HEADING_LINK = re.compile(r"(\.ipynb|\]\()#([^)\s]+)\)")
+FOLDED = {"install", "parameters"}
 EMPTY_HEADER = re.compile(r"<th[^>]*>(<p></p>)?</th>")
 PLAIN = (
     nodes.literal,
@@ -73,16 +74,17 @@ EQUATIONS, CITATIONS = chapters(), citations()
 # --- notebooks, as they are read --------------------------------------------------------------------
 
 
-def read_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Change a notebook's text on its way to the parser."""
+def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Change a notebook's text on its way to the parser; of other pages only what leads to a heading."""
     if not docname.startswith("notebooks/"):
+        source[0] = HEADING_LINK.sub(heading_link, source[0])
         return
     notebook = json.loads(source[0])
     for cell in notebook["cells"]:
         cell["source"] = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             cell["source"] = HEADING_LINK.sub(heading_link, cell["source"])
-        elif cell["metadata"].get("jupyter", {}).get("source_hidden"):
+        elif cell["metadata"].get("jupyter", {}).get("source_hidden") or FOLDED & tags(cell):
             fold(cell)
     numbers = [n for n in EQUATIONS if EQUATIONS[n] == docname and n in CITATIONS]
     if numbers:
@@ -90,16 +92,21 @@ def read_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = json.dumps(notebook)
 
 
+def tags(cell: dict[str, Any]) -> set[str]:
+    """Return a cell's tags."""
+    return set(cell["metadata"].get("tags", []))
+
+
 def heading_link(found: re.Match[str]) -> str:
     """Spell Jupyter's ``#Two-words`` as MyST does, ``#two-words``."""
     anchor = re.sub(r"[^\w\- ]", "", found[2].lower())
-    return f"{found[1] or ''}#{anchor})"
+    return f"{found[1]}#{anchor})"
 
 
 def fold(cell: dict[str, Any]) -> None:
-    """Fold a cell whose source is hidden in JupyterLab."""
-    solution = "### BEGIN SOLUTION" in cell["source"]
-    prompt = "the solution" if solution else "the code"
+    """Fold a cell whose source is hidden in JupyterLab, or of no interest on a page."""
+    prompt = "the solution" if "### BEGIN SOLUTION" in cell["source"] else "the code"
+    prompt = "the set-up" if FOLDED & tags(cell) else prompt
     cell["metadata"].setdefault("tags", []).append("hide-input")
     cell["metadata"]["mystnb"] = {"code_prompt_show": f"Show {prompt}", "code_prompt_hide": f"Hide {prompt}"}
 
@@ -188,7 +195,7 @@ def finish_html(app: Sphinx, name: str, template: str, context: dict[str, Any], 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the stages."""
-    app.connect("source-read", read_notebook)
+    app.connect("source-read", read_source)
     app.connect("autodoc-process-docstring", read_docstring, priority=400)
     app.connect("doctree-resolved", finish)
     app.connect("html-page-context", finish_html)
