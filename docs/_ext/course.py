@@ -189,8 +189,9 @@ def linked(app: Sphinx, docname: str, text: str) -> list[nodes.Node]:
 
 
 def finish_html(app: Sphinx, name: str, template: str, context: dict[str, Any], doctree: object) -> None:
-    """Make plain cells of tables' empty headers, which a screen reader would announce."""
-    context["body"] = EMPTY_HEADER.sub("<td></td>", context.get("body", ""))
+    """Mend what a screen reader would say: tables' empty headers, and one name for all that is folded."""
+    body = EMPTY_HEADER.sub("<td></td>", context.get("body", ""))
+    context["body"] = body.replace(' aria-label="Toggle hidden content"', "")
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
