@@ -74,7 +74,7 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
         legend_beside(axes[0, -1])
     else:
         for ax in axes.flat:
-            ax.legend(fontsize=8)
+            ax.legend(fontsize=9)
     return fig
 
 
@@ -155,7 +155,7 @@ def bars(
         heights = [row[label] for row in rows.values()]
         drawn = ax.bar(places, heights, width, label=label, color=COLOURS[colours[label]])
         plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # lines pass behind the numbers
-        ax.bar_label(drawn, fmt="%.1f", fontsize=8, padding=2, bbox=plate)
+        ax.bar_label(drawn, fmt="%.1f", fontsize=9, padding=2, bbox=plate)
     for label, (level, colour) in (levels or {}).items():
         ax.axhline(level, color=COLOURS[colour], linewidth=1.2, linestyle="--", label=label)
     ax.set_xticks(range(len(rows)), list(rows))
@@ -180,11 +180,11 @@ def per_class(
     for i, ((label, values), places) in enumerate(zip(rows.items(), every, strict=True)):
         shown = [COLOURS[c if i else "before"] for c in colours]
         ax.bar(places, values, width, color=shown, alpha=1.0 if i else 0.55, label=label)
-    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=9)
     ax.set_ylabel(ylabel)
     ax.grid(visible=False, axis="x")
     kinds = {"before": "before", "kept, after": "retain", "forgotten, after": "forget"}
-    ax.legend(**swatches(kinds, 0.55), fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    ax.legend(**swatches(kinds, 0.55), fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
 
 
@@ -193,7 +193,7 @@ def destinations(names: Sequence[str], shares: Sequence[float], forgotten: Seque
     """Draw the share of images, in percent, that each class receives; forgotten classes in vermilion."""
     fig, ax = plt.subplots(figsize=(7.5, 3.0))
     ax.bar(range(len(names)), shares, color=[COLOURS["forget" if gone else "retain"] for gone in forgotten])
-    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=9)
     ax.set(xlabel="predicted class", ylabel="share of images, %")
     ax.legend(**swatches({"a retained class": "retain", "a forgotten class": "forget"}), fontsize=9)
     return fig
@@ -230,7 +230,7 @@ def tables(
     rows = list(next(iter(panels.values())))
     size = (1.6 + (0.4 + 0.62 * len(columns)) * len(panels), 1.0 + 0.27 * len(rows))
     fig, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    look = {"annot": True, "fmt": ".1f", "annot_kws": {"fontsize": 8}, "linewidths": 0.5, "cbar": False}
+    look = {"annot": True, "fmt": ".1f", "annot_kws": {"fontsize": 9}, "linewidths": 0.5, "cbar": False}
     for ax, (title, values) in zip(axes.flat, panels.items(), strict=True):
         numbers = np.array([list(values[row]) for row in rows], dtype=float)
         heat_map(ax, numbers, columns, rows, vmin=0, vmax=100, **look)
@@ -291,7 +291,7 @@ def points(panels: Sequence[Points], xlabel: str, marked: str) -> Figure:
         if not np.isnan(theirs).all():
             ax.plot(theirs, places, "D", mfc="none", color=COLOURS["forget"], markersize=5, label=marked)
             named = ax.get_legend_handles_labels()
-            axes[0, -1].legend(*named, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            axes[0, -1].legend(*named, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         ax.set_title(panel.title)
         ax.set(xlabel=xlabel, yticks=places, yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
         ax.margins(x=0.08)

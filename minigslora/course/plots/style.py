@@ -122,7 +122,7 @@ def panels(
 
 def legend_beside(ax: Axes, top: float = 1.0) -> None:
     """Put the legend to the right of a panel, where nothing lies under it."""
-    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, top))
+    ax.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1.0, top))
 
 
 def swatches(colours: Mapping[str, str], faint: float = 1.0) -> dict[str, Any]:
