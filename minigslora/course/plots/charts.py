@@ -183,7 +183,7 @@ def per_class(
     ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=9)
     ax.set_ylabel(ylabel)
     ax.grid(visible=False, axis="x")
-    kinds = {"before": "before", "kept, after": "retain", "forgotten, after": "forget"}
+    kinds = {"before": "before", "retained, after": "retain", "forgotten, after": "forget"}
     ax.legend(**swatches(kinds, 0.55), fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
 
