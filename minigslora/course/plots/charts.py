@@ -56,9 +56,10 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
     """
     fig, axes = plt.subplots(1, len(panels), figsize=(min(11.5, 4.4 * len(panels)), height), squeeze=False)
     for ax, panel in zip(axes.flat, panels, strict=True):
-        for label, values in panel.lines.items():
+        for i, (label, values) in enumerate(panel.lines.items()):
             colour = COLOURS[panel.colours[label]] if label in panel.colours else None
-            look = {"linestyle": "--"} if label in panel.dashed else {"marker": "o", "markersize": 4}
+            marks = {"marker": MARKERS[i % len(MARKERS)], "markersize": 5}
+            look = {"linestyle": "--"} if label in panel.dashed else marks
             look |= {} if panel.joined else {"linestyle": "none"}
             ax.plot(range(1, len(values) + 1), values, label=label, color=colour, **look)
         for i, (label, level) in enumerate(panel.levels.items()):
