@@ -58,8 +58,8 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
     for ax, panel in zip(axes.flat, panels, strict=True):
         for i, (label, values) in enumerate(panel.lines.items()):
             colour = COLOURS[panel.colours[label]] if label in panel.colours else None
-            marks = {"marker": MARKERS[i % len(MARKERS)], "markersize": 5}
-            look = {"linestyle": "--"} if label in panel.dashed else marks
+            look: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "markersize": 5}
+            look = {"linestyle": "--"} if label in panel.dashed else look
             look |= {} if panel.joined else {"linestyle": "none"}
             ax.plot(range(1, len(values) + 1), values, label=label, color=colour, **look)
         for i, (label, level) in enumerate(panel.levels.items()):

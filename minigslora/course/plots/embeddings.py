@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -108,8 +109,8 @@ def flat_map(
     for ax, points in zip(axes, places.values(), strict=True):
         for (c, kind), star in zip(kinds.items(), prototypes.cpu(), strict=True):
             x, y = points[labels == c].cpu().T.numpy()
-            look = {"facecolors": inside[kind], "edgecolors": COLOURS[kind], "linewidths": 1, "alpha": 0.8}
-            ax.scatter(x, y, s=24, marker=own[c], **look)
+            look: dict[str, Any] = {"facecolors": inside[kind], "edgecolors": COLOURS[kind]}
+            ax.scatter(x, y, s=24, marker=own[c], alpha=0.8, linewidths=1, **look)
             x, y = star.numpy()
             ax.scatter(x, y, s=190, marker="*", color=COLOURS[kind], edgecolors="black", zorder=3)
         ax.set_xlabel(f"{axes_name} 1")
