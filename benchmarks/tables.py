@@ -499,12 +499,13 @@ def with_commits() -> None:
 
 
 def pages() -> dict[Path, str]:
-    """Return what each page should be: those of results, README, and the first cell of notebook 07."""
+    """Return what each page should be: those of results, README, and notebook 07 with its table."""
     found = [*sorted(RESULTS.glob("*.md")), ROOT / "README.md"]
     texts = {path: filled(path.read_text(encoding="utf-8")) for path in found}
     notebook = json.loads(FACES.read_text(encoding="utf-8"))
-    first = notebook["cells"][0]
-    first["source"] = filled("".join(first["source"])).splitlines(keepends=True)
+    for cell in notebook["cells"]:
+        if "<!-- table: " in (text := "".join(cell["source"])):
+            cell["source"] = filled(text).splitlines(keepends=True)
     return {**texts, FACES: json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"}
 
 

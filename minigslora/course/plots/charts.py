@@ -59,9 +59,10 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
     """
     fig, axes = plt.subplots(1, len(panels), figsize=(min(11.5, 4.4 * len(panels)), height), squeeze=False)
     for ax, panel in zip(axes.flat, panels, strict=True):
-        for k, (label, values) in enumerate(panel.lines.items()):
+        for i, (label, values) in enumerate(panel.lines.items()):
             colour = COLOURS[panel.colours[label]] if label in panel.colours else None
-            look = {"linestyle": "--"} if label in panel.dashed else {"marker": MARKERS[k % 10], "ms": 5}
+            look: dict[str, Any] = {"marker": MARKERS[i % len(MARKERS)], "markersize": 5}
+            look = {"linestyle": "--"} if label in panel.dashed else look
             look |= {} if panel.joined else {"linestyle": "none"}
             ax.plot(range(1, len(values) + 1), values, label=label, color=colour, **look)
         for i, (label, level) in enumerate(panel.levels.items()):
@@ -184,11 +185,11 @@ def per_class(
     for i, ((label, values), places) in enumerate(zip(rows.items(), every, strict=True)):
         shown = [COLOURS[c if i else "before"] for c in colours]
         ax.bar(places, values, width, color=shown, alpha=1.0 if i else 0.55, label=label)
-    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=8)
+    ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=9)
     ax.set_ylabel(ylabel)
     ax.grid(visible=False, axis="x")
-    kinds = {"before": "before", "kept, after": "retain", "forgotten, after": "forget"}
-    ax.legend(**swatches(kinds, 0.55), fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    kinds = {"before": "before", "retained, after": "retain", "forgotten, after": "forget"}
+    ax.legend(**swatches(kinds, 0.55), fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return fig
 
 
@@ -234,7 +235,7 @@ def tables(
     rows = list(next(iter(panels.values())))
     size = (1.6 + (0.4 + 0.62 * len(columns)) * len(panels), 1.0 + 0.27 * len(rows))
     fig, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False)
-    look = {"annot": True, "fmt": ".1f", "annot_kws": {"fontsize": 8}, "linewidths": 0.5, "cbar": False}
+    look = {"annot": True, "fmt": ".1f", "annot_kws": {"fontsize": 9}, "linewidths": 0.5, "cbar": False}
     for ax, (title, values) in zip(axes.flat, panels.items(), strict=True):
         numbers = np.array([list(values[row]) for row in rows], dtype=float)
         heat_map(ax, numbers, columns, rows, vmin=0, vmax=100, **look)
@@ -317,7 +318,7 @@ def points(panels: Sequence[Points], xlabel: str, marked: str) -> Figure:
         if not np.isnan(theirs).all():
             ax.plot(theirs, places, "D", mfc="none", color=COLOURS["forget"], markersize=5, label=marked)
             named = ax.get_legend_handles_labels()
-            axes[0, -1].legend(*named, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+            axes[0, -1].legend(*named, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
         ax.set_title(panel.title)
         ax.set(xlabel=xlabel, yticks=places, yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
         ax.margins(x=0.08)

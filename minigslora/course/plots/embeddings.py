@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -74,7 +75,7 @@ def softened(
         ax.bar(range(len(order)), p[order].numpy(), color=COLOURS["retain"])
         entropy = float(-(p * p.clamp_min(1e-38).log()).sum())
         ax.set_title(f"T = {temperature:g}\nentropy {entropy:.2f} nats")
-        ax.set_xticks(range(len(order)), [names[int(c)] for c in order], rotation=90, fontsize=7)
+        ax.set_xticks(range(len(order)), [names[int(c)] for c in order], rotation=90, fontsize=9)
     axes[0].set(yscale="log", ylim=(1e-4, 1.5), ylabel="probability (log scale)")
     fig.supxlabel(f"the {len(order)} classes with the largest logits", fontsize=10)
     return fig
@@ -85,7 +86,7 @@ def distance_map(table: Tensor, names: Sequence[str], label: str, rows: str, col
     """Draw a square table (K, K) of distances between K classes as a heat map, dark for near."""
     fig, ax = plt.subplots(figsize=(6.4, 5.2))
     heat_map(ax, table.cpu().numpy(), names, list(names), square=True, cbar_kws={"label": label})
-    ax.tick_params(labelsize=7)
+    ax.tick_params(labelsize=9)
     ax.set(xlabel=columns, ylabel=rows)
     return fig
 
@@ -96,6 +97,8 @@ def flat_map(
 ) -> Figure:
     """Draw images of some classes in two dimensions, before and after, with the classes' prototypes.
 
+    Images of retained classes are filled marks, those of forgotten ones hollow; a class has its own mark.
+
     Args:
         places: for each state of the model, (N, 2) places of the same images.
         labels: (N,) classes of the images.
@@ -105,23 +108,25 @@ def flat_map(
     """
     fig, axes = panels(places, 4.6, 4.2, sharex=True, sharey=True)
     markers = {"retain": iter("ovDPs"), "forget": iter("ovDPs")}
+    inside = {"retain": COLOURS["retain"], "forget": "none"}
     own = {c: next(markers[kind]) for c, kind in kinds.items()}
     for ax, points in zip(axes, places.values(), strict=True):
         for (c, kind), star in zip(kinds.items(), prototypes.cpu(), strict=True):
             x, y = points[labels == c].cpu().T.numpy()
-            ax.scatter(x, y, s=20, marker=own[c], color=COLOURS[kind], alpha=0.6, linewidths=0)
+            look: dict[str, Any] = {"facecolors": inside[kind], "edgecolors": COLOURS[kind]}
+            ax.scatter(x, y, s=24, marker=own[c], alpha=0.8, linewidths=1, **look)
             x, y = star.numpy()
             ax.scatter(x, y, s=190, marker="*", color=COLOURS[kind], edgecolors="black", zorder=3)
         ax.set_xlabel(f"{axes_name} 1")
     axes[0].set_ylabel(f"{axes_name} 2")
     handles = [
-        Line2D([], [], color=COLOURS[kind], marker=marker, markersize=size, linestyle="", label=text)
+        Line2D([], [], color=COLOURS[kind], marker=marker, mfc=face, ms=size, linestyle="", label=text)
         for what, marker, size in (("images", "o", 6), ("prototypes", "*", 13))
-        for kind, text in (
-            ("retain", f"retained classes' {what}"),
-            ("forget", f"forgotten classes' {what}"),
+        for kind, text, face in (
+            ("retain", f"retained classes' {what}", COLOURS["retain"]),
+            ("forget", f"forgotten classes' {what}", "none" if what == "images" else COLOURS["forget"]),
         )
     ]
-    fig.legend(handles=handles, loc="lower center", ncols=4, fontsize=8)
+    fig.legend(handles=handles, loc="lower center", ncols=4, fontsize=9)
     fig.tight_layout(rect=(0, 0.07, 1, 1))
     return fig

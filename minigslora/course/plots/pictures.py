@@ -24,7 +24,7 @@ def gallery(
     for i, (ax, image) in enumerate(zip([ax for line in axes for ax in line], images, strict=False)):
         _picture(ax, image)
         if i < len(titles):
-            ax.set_title(titles[i], fontsize=8, fontweight="normal")
+            ax.set_title(titles[i], fontsize=9, fontweight="normal")
         if i < len(good):
             _frame(ax, good[i])
     return fig
@@ -112,17 +112,19 @@ def boxed(rows: Mapping[str, Sequence[Boxed]], size: float = 1.9) -> Figure:
             _picture(ax, picture.image)
             places = _label_places(picture.boxes, picture.image.shape[-1])
             each = zip(picture.boxes, places, picture.texts, picture.colours, strict=True)
-            for (left, top, width, height), (x, y, side), text, key in each:
+            for (left, top, width, height), (y, side), text, key in each:
                 colour = COLOURS[key]
                 ax.add_patch(Rectangle((left, top), width, height, fill=False, color=colour, linewidth=2))
                 plate = {"facecolor": colour, "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-                ax.text(x, y, text, fontsize=6.5, color="white", va=side, bbox=plate, clip_on=True)
+                far = left > 0.6 * picture.image.shape[-1]  # a text from there would not end inside
+                x, edge = (left + width, "right") if far else (left, "left")
+                ax.text(x, y, text, fontsize=9, color="white", ha=edge, va=side, bbox=plate, clip_on=True)
         _row_label(line[0], label, -0.06, 9)
     return fig
 
 
-def _label_places(boxes: Sequence[Sequence[float]], size: int) -> list[tuple[float, float, str]]:
-    """Return where each box's text goes: above it, or below where another text would lie under it.
+def _label_places(boxes: Sequence[Sequence[float]], size: int) -> list[tuple[float, str]]:
+    """Return at which height each box's text goes: above it, or below where another text would lie under it.
 
     A text is taken to be 0.4 of the picture's ``size`` wide and a tenth of it high.
     """
@@ -131,7 +133,7 @@ def _label_places(boxes: Sequence[Sequence[float]], size: int) -> list[tuple[flo
     for left, top, _, height in boxes:
         bottom = top + height
         clash = any(abs(left - x) < 0.4 * size and abs(top - y) < 0.1 * size for x, y in taken)
-        places.append((left, bottom, "top") if clash else (left, top, "bottom"))
+        places.append((bottom, "top") if clash else (top, "bottom"))
         taken.append((left, bottom + 0.1 * size if clash else top))
     return places
 
