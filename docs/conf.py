@@ -70,6 +70,7 @@ html_theme_options = {
     "launch_buttons": {"colab_url": "https://colab.research.google.com"},
     "home_page_in_toc": True,
     "navbar_persistent": [],
+    "back_to_top_button": False,  # white on orange
     "show_toc_level": 1,
 }
 
