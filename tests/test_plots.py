@@ -98,7 +98,7 @@ def test_texts_of_boxes_on_one_place_do_not_cover_each_other():
     places = {t.get_text(): (t.get_position(), t.get_va()) for t in figure.axes[0].texts}
     assert places["a"] == ((10.0, 20.0), "bottom")
     assert places["b"] == ((12.0, 51.0), "top")  # below its box
-    assert places["c"] == ((60.0, 60.0), "bottom")
+    assert places["c"] == ((80.0, 60.0), "bottom")  # right of the middle: it ends where its box ends
     plt.close(figure)
 
 
