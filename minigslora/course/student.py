@@ -97,7 +97,7 @@ def _parts(cell: dict[str, Any]) -> list[dict[str, Any]]:
 def _to_fill_in(
     cell: Mapping[str, Any], exercise: Mapping[str, str], name: str, solved: bool
 ) -> dict[str, Any]:
-    metadata = {key: value for key, value in cell["metadata"].items() if key != "execution"}
+    metadata = {key: value for key, value in cell["metadata"].items() if key not in ("execution", "jupyter")}
     source = SOLUTION.sub(rf"\g<indent>{TODO}\n", cell["source"]).rstrip()
     if "### BEGIN SOLUTION" in source or "### END SOLUTION" in source:
         raise ConfigError(
@@ -105,11 +105,9 @@ def _to_fill_in(
             f"that begins {source.splitlines()[0]!r}; write both"
         )
     if source != cell["source"].rstrip():
-        metadata["jupyter"] = {k: v for k, v in metadata.get("jupyter", {}).items() if k != "source_hidden"}
         metadata["nbgrader"] = _nbgrader("solution", exercise)
     elif CHECK.search(source):
         metadata["nbgrader"] = _nbgrader("check", exercise)
-    metadata = {key: value for key, value in metadata.items() if value}
     return {
         **cell,
         "source": cell["source"] if solved else source,
