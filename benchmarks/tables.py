@@ -246,6 +246,29 @@ class Audits:
 
 
 @dataclass(frozen=True)
+class Attacked:
+    """What each attack measures: of the original, of a model that never saw the request, of each method.
+
+    Figures that no verdict rests on are left out.
+    """
+
+    name: str
+    file: str
+
+    def frame(self) -> pd.DataFrame:
+        """Return the cells."""
+        rows = chosen(self.file)
+        if rows.empty:
+            return rows
+        rows, keys = rows[rows["verdict"].notna()], ["audit", "figure"]
+        known = rows.groupby(keys, sort=False)[["original", "oracles"]].mean()
+        names = [*dict.fromkeys(rows["method"])]
+        made = rows.groupby([*keys, "method"], sort=False)["model"].mean().unstack()[names]
+        cells = known.rename(columns={"oracles": "never saw them"}).join(made)
+        return cells.map(lambda v: "–" if pd.isna(v) else f"{v:.1f}").reset_index()
+
+
+@dataclass(frozen=True)
 class Index:
     """What files there are: who made them, of how many rows and seeds, and where they are told of."""
 
@@ -357,7 +380,12 @@ TABLES: tuple[Table, ...] = (
     Summary("ablations", "mini_faces_ablations", "", (*MARGIN[:5], "Acc_f", "zero groups")),
     Summary("casia-full", "casia_face100_table3", f"four/full {OURS}"),
     Summary("casia-4-shot", "casia_face100_table3", f"four/4-shot {OURS}"),
-    Paired("casia-family", "casia_face100_table3", f"corrected {OURS}", {"method": "gslora++"}),
+    Paired(
+        "casia-family",
+        "casia_face100_table3",
+        "corrected method=gslora,gslora-distill",
+        {"method": "gslora++"},
+    ),
     Summary("casia112", "casia_face100_112_table3"),
     Summary("glyphs", "mini_glyphs_table4", "", OUTSIDE, HOLDING),
     Summary("glyphs-unheld", "mini_glyphs_table4_unheld", "", OUTSIDE),
@@ -395,6 +423,7 @@ TABLES: tuple[Table, ...] = (
     Summary("baselines-few", "mini_faces_baselines"),
     Summary("baselines-casia", "casia_face100_table3", "four/full corrected"),
     Audits("audits", "mini_faces_audits"),
+    Attacked("audits-casia", "casia_face100_audits"),
     Trials("tuning-baselines", "baselines_tuning", ("method", "images", "passes"), "h"),
     Cells(
         "tuning-missing",

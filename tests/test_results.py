@@ -60,6 +60,21 @@ def test_audits_count_the_models_that_are_found_to_remember(monkeypatch):
     assert made.loc["lwf"].tolist() == ["–", "1 of 1"]
 
 
+def test_attacks_are_listed_beside_the_original_and_a_model_that_never_saw_the_people(monkeypatch):
+    rows = pd.DataFrame(
+        [
+            ("der", "probe", "all", 40.0, 80.0, 20.0, "no band"),
+            ("lwf", "probe", "all", float("nan"), 80.0, 20.0, "no band"),
+            ("der", "probe", "one", 30.0, 70.0, 10.0, None),
+        ],
+        columns=["method", "audit", "figure", "model", "original", "oracles", "verdict"],
+    )
+    monkeypatch.setattr(tables, "chosen", lambda file, rows_="": rows)
+    made = tables.Attacked("x", "a file").frame()
+    assert made.columns.tolist() == ["audit", "figure", "original", "never saw them", "der", "lwf"]
+    assert made.values.tolist() == [["probe", "all", "80.0", "20.0", "40.0", "–"]]
+
+
 def test_trials_are_listed_best_first():
     made = tables.Trials("x", "baselines_tuning", ("method", "passes"), "h").frame().set_index("method")
     assert made.loc["finetune"].tolist() == ["5", "`lr=3e-4` 82.4, `lr=1e-3` 75.6"]
