@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TERMS = ("Acc_r", "Acc_f", "Acc_o", "Drop", "H", "BND", "σ", "request", "adapter", "group", "profile",
          "margin", "oracle")  # fmt: skip
 GLOSSARY = "[glossary](00_start_here.ipynb#Glossary)"
-DIAGRAMS = {"00": ["method_picture"], "01": ["transformer_block"], "02": ["lora_fork"],
+DIAGRAMS = {"00": ["method_picture"], "01": ["vision_transformer", "transformer_block"], "02": ["lora_fork"],
             "03": ["prox_1d", "penalty_balls"], "04": ["method_picture"], "06": ["prototype_sphere"],
             "08": ["sliced_head"], "09": ["two_roles"], "12": ["attacker"]}  # fmt: skip
 TEACHER = ("Aims", "Minutes a section", "What students get wrong", "Answers", "On the projector")

@@ -13,6 +13,7 @@ from minigslora.course import plots
 
 DIAGRAMS = (
     "method_picture",
+    "vision_transformer",
     "transformer_block",
     "lora_fork",
     "prox_1d",

@@ -21,7 +21,13 @@ from minigslora.course.plots.charts import (
     scattered,
     tables,
 )
-from minigslora.course.plots.diagrams import lora_fork, method_picture, sliced_head, transformer_block
+from minigslora.course.plots.diagrams import (
+    lora_fork,
+    method_picture,
+    sliced_head,
+    transformer_block,
+    vision_transformer,
+)
 from minigslora.course.plots.embeddings import distance_map, flat_map, maps, margin_circle, softened
 from minigslora.course.plots.geometry import penalty_balls, prototype_sphere, prox_1d
 from minigslora.course.plots.pictures import (
@@ -99,4 +105,5 @@ __all__ = [
     "transformer_block",
     "two_roles",
     "verdicts",
+    "vision_transformer",
 ]

@@ -127,6 +127,61 @@ def _losses(ax: Axes, left: float, right: float) -> None:
 # --- a block, and what LoRA adds to a layer ---------------------------------------------------------
 
 
+def vision_transformer() -> Figure:
+    """Draw the whole model, from a photograph to a cosine for each person, with the shapes below.
+
+    The photograph is cut into 36 patches, and a linear map makes a token of each. The class token, hatched,
+    is put in front, and each of the 37 tokens gets its position added. All pass six blocks and a norm. Then
+    the class token alone goes on, as the embedding, to the head; the other 36 end there, in grey.
+    """
+    fig, ax = canvas(8.8, 3.3)
+    first, rows = 2.52, (2.1, 1.75, 1.05)
+    middle = 1.575
+    face(ax, (0.5, middle), 0.76, "retain")
+    _patches(ax, (1.52, middle), 0.76)
+    box(ax, (2.5, middle), (0.62, 0.76), "linear\nmap", "missing", pt=9)
+    for start, end in ((0.92, 1.12), (1.93, 2.17), (2.84, 3.1)):
+        arrow(ax, (start, middle), (end, middle))
+    for k in range(6):
+        box(ax, (5.03 + 0.22 * k, 1.785), (0.18, 2.0), colour="good", fill=0.65)
+    box(ax, (6.78, 1.785), (0.4, 2.0), "norm", pt=9)
+    for y, colour in ((first, "forget"), *((y, "retain") for y in rows)):
+        bar(ax, (3.4, y), (0.5, 0.18), colour, hatched=y == first)
+        arrow(ax, (3.7, y), (4.89, y))
+        plus(ax, (4.14, y))
+        arrow(ax, (6.26, y), (6.55, y))
+    for y in rows:
+        line(ax, (7.02, y), (7.2, y), colour="before")
+        bar(ax, (7.4, y), (0.36, 0.18))
+    arrow(ax, (4.14, 0.72), (4.14, rows[-1] - 0.13))
+    for x in (3.4, 7.4):
+        label(ax, (x, 1.4), "⋮", pt=12)
+    _class_token_on(ax, first)
+    for x, y, name in ((3.4, 2.86, "class token"), (5.58, 3.0, "six blocks"), (4.2, 0.58, "+ positions")):
+        label(ax, (x, y), name, pt=9, bold=True)
+    label(ax, (7.66, 1.4), "the other 36\nend here", pt=9, ha="left")
+    shapes = (
+        (0.5, "photograph", "3 × 48 × 48"),
+        (1.52, "patches", "36 × 192"),
+        (3.4, "patch tokens", "36 × 128"),
+    )
+    for x, name, shape in (*shapes, (5.58, "all tokens", "37 × 128"), (7.4, "class token", "128")):
+        label(ax, (x, 0.26), f"{name}\n{shape}", pt=9)
+    return fig
+
+
+def _class_token_on(ax: Axes, y: float) -> None:
+    """Draw the class token's way from the last norm through the head to the cosines."""
+    arrow(ax, (7.02, y), (7.2, y))
+    bar(ax, (7.4, y), (0.36, 0.18), "forget", hatched=True)
+    arrow(ax, (7.6, y), (7.76, y))
+    box(ax, (8.03, y), (0.5, 0.6), "head", "missing", pt=9)
+    arrow(ax, (8.3, y), (8.47, y))
+    bar(ax, (8.56, y), (0.13, 1.0))
+    label(ax, (7.4, y + 0.48), "embedding", pt=9, bold=True)
+    label(ax, (8.72, 1.82), "100 cosines", pt=9, ha="right")
+
+
 def transformer_block() -> Figure:
     """Draw a transformer block with the norms in front.
 
