@@ -111,6 +111,48 @@ def test_marks_of_histograms_are_lines_with_a_name():
     plt.close(figure)
 
 
+def test_no_line_strikes_a_number_of_a_bar_through():
+    rows = {"one": {"Acc_r": 83.0, "Acc_f": 0.5}}
+    colours = {"Acc_r": "retain", "Acc_f": "forget"}
+    (ax,) = plots.bars(rows, "%", colours, {"before": (85.0, "retain")}).axes
+    tall, low = ax.texts
+    assert (tall.get_va(), low.get_va()) == ("top", "bottom")
+    assert {text.get_va() for text in plots.bars(rows, "%", colours).axes[0].texts} == {"bottom"}
+    plt.close("all")
+
+
+def test_what_is_forgotten_can_be_told_without_colours():
+    (ax,) = plots.destinations(["a", "b", "c"], [5.0, 3.0, 1.0], [False, True, False]).axes
+    assert {bar.get_x() + bar.get_width() / 2: bar.get_hatch() for bar in ax.patches} == {
+        0: "",
+        2: "",
+        1: "///",
+    }
+    figure = plots.histograms({"before": torch.arange(9.0), "after": torch.arange(9.0)}, {}, "nats")
+    assert len({patch.get_hatch() for patch in figure.axes[0].patches}) == 2
+    plt.close("all")
+
+
+def test_legends_below_leave_the_lines_alone():
+    panel = plots.Panel("a", "y", {"one": [1.0, 2.0]}, levels={"ln C": 1.5})
+    (ax,) = plots.curves([panel], "epoch", below=True).axes
+    ax.figure.canvas.draw()
+    assert ax.get_legend().get_window_extent().y1 <= ax.xaxis.label.get_window_extent().y0
+    plt.close("all")
+
+
+def test_the_hinge_says_which_images_are_pushed():
+    (ax,) = plots.hinge([60.0, 60.0, 0.1], 25.0, 4.6).axes
+    assert {text.get_text() for text in ax.texts} == {
+        "1 image: slope −1",
+        "2 images: slope 0",
+        "the mean: slope 0",
+    }
+    (term,) = [line for line in ax.lines if line.get_label().startswith("ReLU")]
+    assert list(term.get_ydata()) == [25.0, 0.0, 0.0]
+    plt.close("all")
+
+
 def test_equal_points_of_two_lines_both_show():
     lines = {name: [(0.0, 80.0, 1.0), (50.0, 79.0, 2.0)] for name in ("A", "B")}
     figure = plots.sparsity_cost(lines, {"acc_r": 82.0, "acc_f": 0.0})

@@ -7,6 +7,7 @@ draws from plain numbers or tensors, and decides nothing.
 
 from minigslora.course.plots.adapters import differences, lora_layer, model_map, singular_values
 from minigslora.course.plots.bands import Banded, Compared, banded, beside_band, verdicts
+from minigslora.course.plots.bound import hinge
 from minigslora.course.plots.charts import (
     Panel,
     Points,
@@ -45,7 +46,6 @@ from minigslora.course.plots.sparsity import (
     group_norms,
     norm_maps,
     norm_paths,
-    penalty_contours,
     selection,
     sparsity_cost,
 )
@@ -73,6 +73,7 @@ __all__ = [
     "flat_map",
     "gallery",
     "group_norms",
+    "hinge",
     "histograms",
     "lora_fork",
     "lora_layer",
@@ -85,7 +86,6 @@ __all__ = [
     "overlaid",
     "patches",
     "penalty_balls",
-    "penalty_contours",
     "per_class",
     "photographs",
     "png",

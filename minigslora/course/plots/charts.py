@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import cycle, product
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -17,6 +17,7 @@ from torch import Tensor
 from minigslora.course.plots.style import (
     COLOURS,
     DASHES,
+    HATCHES,
     MARKERS,
     bar_places,
     figure,
@@ -52,12 +53,16 @@ class Panel:
 
 
 @figure()
-def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), height: float = 3.2) -> Figure:
-    """Draw lines over epochs or tasks, one panel beside the other.
+def curves(
+    panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), height: float = 3.2, below: bool = False
+) -> Figure:
+    """Draw lines over epochs or requests, one panel beside the other.
 
-    The common axis counts from 1; ``ticks`` are labels of its positions, which are numbers otherwise.
+    The common axis counts from 1; ``ticks`` are labels of its positions, which are numbers otherwise. Each
+    panel has its legend where there is room or, with ``below``, below the axis, where nothing lies under it.
     """
-    fig, axes = plt.subplots(1, len(panels), figsize=(min(11.5, 4.4 * len(panels)), height), squeeze=False)
+    size = (min(11.5, 4.4 * len(panels)), height + 0.7 * below)
+    fig, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False)
     for ax, panel in zip(axes.flat, panels, strict=True):
         for i, (label, values) in enumerate(panel.lines.items()):
             colour = COLOURS[panel.colours[label]] if label in panel.colours else None
@@ -77,8 +82,9 @@ def curves(panels: Sequence[Panel], xlabel: str, ticks: Sequence[str] = (), heig
     if len({tuple(panel.lines) for panel in panels}) == 1 and len(panels[0].lines) > 4:
         legend_beside(axes[0, -1])
     else:
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.3), "ncols": 2} if below else {}
         for ax in axes.flat:
-            ax.legend(fontsize=9)
+            ax.legend(fontsize=9, **place)
     return fig
 
 
@@ -131,8 +137,9 @@ def _histograms(
     fig, ax = plt.subplots(figsize=(7, 3.2))
     low, high = ends
     edges = [low + (high - low) * i / bins for i in range(bins + 1)]
-    for label, (sample, colour, weights) in values.items():
+    for hatch, (label, (sample, colour, weights)) in zip(cycle(HATCHES), values.items(), strict=False):
         own: dict[str, Any] = {"label": label, "color": COLOURS[colour], "weights": weights, **look}
+        own |= {"hatch": hatch, "edgecolor": "white"}
         ax.hist(sample.cpu().numpy(), bins=edges, **own)
     for i, (label, place) in enumerate(marks.items()):
         ax.axvline(place, color="black", linewidth=1.5, linestyle=DASHES[i % 3], label=label)
@@ -148,18 +155,22 @@ def bars(
     colours: Mapping[str, str],
     levels: Mapping[str, tuple[float, str]] | None = None,
 ) -> Figure:
-    """Draw groups of bars, each with its value above it, from each group's heights by label.
+    """Draw groups of bars, each with its value at its top, from each group's heights by label.
 
     Labels have a key of :data:`COLOURS`; ``levels`` are dashed lines by label: a height and a key.
     """
     fig, ax = plt.subplots(figsize=(min(11.0, 2.0 + 1.9 * len(rows)), 3.4))
     labels = list(next(iter(rows.values())))
     width = 0.8 / len(labels)
+    highest = max(max(row.values()) for row in rows.values())
     for label, places in zip(labels, bar_places(len(rows), len(labels), width), strict=True):
         heights = [row[label] for row in rows.values()]
         drawn = ax.bar(places, heights, width, label=label, color=COLOURS[colours[label]])
-        plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}  # lines pass behind the numbers
-        ax.bar_label(drawn, fmt="%.1f", fontsize=9, padding=2, bbox=plate)
+        plate = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        texts = ax.bar_label(drawn, fmt="%.1f", fontsize=9, padding=2, bbox=plate)
+        for text, height in zip(texts, heights, strict=True):
+            if levels and height > 0.25 * highest:  # in the bar, so that no line strikes it through
+                text.set(position=(0, -4), va="top")
     for label, (level, colour) in (levels or {}).items():
         ax.axhline(level, color=COLOURS[colour], linewidth=1.2, linestyle="--", label=label)
     ax.set_xticks(range(len(rows)), list(rows))
@@ -195,12 +206,16 @@ def per_class(
 
 @figure()
 def destinations(names: Sequence[str], shares: Sequence[float], forgotten: Sequence[bool]) -> Figure:
-    """Draw the share of images, in percent, that each class receives; forgotten classes in vermilion."""
+    """Draw the share of images, in percent, that each class receives; forgotten classes hatched."""
     fig, ax = plt.subplots(figsize=(7.5, 3.0))
-    ax.bar(range(len(names)), shares, color=[COLOURS["forget" if gone else "retain"] for gone in forgotten])
+    for kind, colour, hatch in (("retained", "retain", ""), ("forgotten", "forget", "///")):
+        places = [k for k, gone in enumerate(forgotten) if gone == (kind == "forgotten")]
+        look: dict[str, Any] = {"color": COLOURS[colour], "hatch": hatch, "edgecolor": "white"}
+        ax.bar(places, [shares[k] for k in places], label=f"a {kind} class", **look)
     ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=9)
     ax.set(xlabel="predicted class", ylabel="share of images, %")
-    ax.legend(**swatches({"a retained class": "retain", "a forgotten class": "forget"}), fontsize=9)
+    ax.grid(visible=False, axis="x")
+    ax.legend(fontsize=9)
     return fig
 
 
@@ -210,7 +225,7 @@ def class_map(table: Tensor, columns: Sequence[str], requests: Mapping[str, int]
 
     ``table`` is (classes, columns), in percent; ``requests`` says how many rows belong to each, in order.
     """
-    fig, ax = plt.subplots(figsize=(1.9 + 0.9 * len(columns), 5.2))
+    fig, ax = plt.subplots(figsize=(1.9 + 1.05 * len(columns), 5.2))
     bar = {"label": "accuracy of the class, %"}
     heat_map(ax, table.cpu().numpy(), columns, False, vmin=0, vmax=100, cbar_kws=bar)
     edge, middles = 0, []

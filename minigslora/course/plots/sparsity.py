@@ -47,31 +47,6 @@ def group_norms(norms: Norms) -> Figure:
 
 
 @figure()
-def penalty_contours(axis: Tensor, surfaces: Mapping[str, Tensor], paths: Mapping[str, Tensor]) -> Figure:
-    """Draw penalties over two weights as contours, with the path of the minimum as α grows.
-
-    Args:
-        axis: (n,) values of either weight.
-        surfaces: (n, n) values of each penalty by title.
-        paths: (k, 2) minima by title, from α = 0 on.
-    """
-    fig, axes = panels(surfaces, 3.4, 3.6, sharey=True)
-    grid = axis.cpu().numpy()
-    for ax, (title, values) in zip(axes, surfaces.items(), strict=True):
-        path, levels = paths[title].cpu(), [0.35 * k for k in range(1, 8)]
-        ax.contour(grid, grid, values.cpu().numpy(), levels=levels, cmap="cividis", linewidths=1)
-        ax.plot(path[:, 0], path[:, 1], lw=2.5, color=COLOURS["forget"], label="minimum as α grows")
-        ax.plot(path[0, 0], path[0, 1], "kx", ms=9, mew=2, label="what the loss wants")
-        ax.axhline(0, color="black", lw=0.8)
-        ax.axvline(0, color="black", lw=0.8)
-        ax.grid(visible=False)
-        ax.set(aspect="equal", xlabel="weight a")
-    axes[0].set_ylabel("weight b")
-    axes[0].legend(fontsize=8, loc="lower left")
-    return fig
-
-
-@figure()
 def norm_paths(
     walks: Mapping[str, Tensor], matters: Sequence[bool], labels: Sequence[str] = (), xlabel: str = "step"
 ) -> Figure:

@@ -28,6 +28,7 @@ COLOURS: dict[str, str] = {
     "good": "#009E73",
 }
 DASHES = ("--", ":", "-.")
+HATCHES = ("", "///", "...")
 MARKERS = "osD^vPX*<>"
 
 
