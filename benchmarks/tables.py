@@ -344,6 +344,24 @@ TABLES: tuple[Table, ...] = (
     Paired("faces-family", "mini_faces_table3", f"corrected {OURS}", {"method": "gslora++"}),
     Paired("faces-deep", "mini_faces_table3", f"corrected {RIVALS}", {"method": "gslora-deep"}),
     Cells(
+        "stream-long",
+        "mini_faces_stream_long",
+        {
+            "requests": "task",
+            "adapters": "variant",
+            "seeds": "count seed",
+            "Acc_r": "acc_r",
+            "Acc_r with margin": "acc_r_margin",
+            "Acc_f": "acc_f",
+            "Acc_o": "acc_o",
+            "rows of A": "rank",
+            "kB": "bytes / 1000",
+            "forward pass, × the original's": "forward",
+        },
+        by=("task", "variant"),
+        rows="task=5,10,15,20",
+    ),
+    Cells(
         "stream-people",
         "mini_faces_stream_people",
         {
