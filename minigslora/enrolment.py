@@ -74,6 +74,23 @@ def enrol(model: nn.Module, name: str, images: Pictures, beside: Pictures | None
     """
     head: Any = classifier(model)
     place = _place(model, name, len(head.weight))
+    events, weights = ledger.events(model), weights_hash(model)
+    gone = {row for entry in ledger.in_force(events) for row in entry.rows}
+    known = [row for row in range(len(head.weight)) if row not in gone]
+    weight, bias = _row_of_images(model, head, known, name, images, beside)
+    rows.write(head, place, weight, bias)
+    _count_classes(model, name, len(head.weight))
+    number = ledger.count(events, "enrol") + 1
+    how = {"version": __version__, "weights": weights, "date": ledger.today()}
+    called = _known_as(model, place, name)
+    ledger.put(model, (*events, Entry(f"enrol{number}", (called,), (place,), event="enrol", **how)))
+    return place
+
+
+def _row_of_images(
+    model: nn.Module, head: Any, known: list[int], name: str, images: Pictures, beside: Pictures | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the weight and bias that a few images give; ``known`` are the rows of the classes there are."""
     linear, size = not isinstance(head, CosineHead), input_size(model)
     if linear and beside is None:
         raise ModelError(
@@ -84,18 +101,10 @@ def enrol(model: nn.Module, name: str, images: Pictures, beside: Pictures | None
     others = None
     if linear and beside is not None:
         others = embeddings(model, pictures(beside, size, "images of other classes", without=name))
-    events, weights = ledger.events(model), weights_hash(model)
-    gone = {row for entry in ledger.in_force(events) for row in entry.rows}
-    weight, bias = _row(head, [row for row in range(len(head.weight)) if row not in gone], own, others)
+    weight, bias = _row(head, known, own, others)
     if not (weight.isfinite().all() and (bias is None or bias.isfinite())):
         raise ModelError(f"the model's embeddings of the images of {name!r} are NaN or infinite")
-    rows.write(head, place, weight, bias)
-    _count_classes(model, name, len(head.weight))
-    number = ledger.count(events, "enrol") + 1
-    how = {"version": __version__, "weights": weights, "date": ledger.today()}
-    called = _known_as(model, place, name)
-    ledger.put(model, (*events, Entry(f"enrol{number}", (called,), (place,), event="enrol", **how)))
-    return place
+    return weight, bias
 
 
 def _place(model: nn.Module, name: str, total: int) -> int:

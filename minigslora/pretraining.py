@@ -355,16 +355,7 @@ def make_checkpoint(
     seconds = _pretrained(problem, recipe.training, watch, on_epoch)
     if half := isinstance(problem, Detection) or bool(recipe.without):
         checkpoint.halve(problem.model)
-    notes = {
-        "command": command,
-        "seed": recipe.training.seed,
-        "data": recipe.data or name,
-        "start": recipe.start,
-        "without": list(recipe.without),
-        "training": asdict(recipe.training),
-        "versions": versions(),
-        "metrics": _measured(problem) | {"epochs": recipe.training.epochs, "seconds": round(seconds, 1)},
-    }
+    notes = _notes(name, recipe, command, _measured(problem) | {"seconds": round(seconds, 1)})
     mean, std, size = _plain(problem.mean), _plain(problem.std), recipe.model.image_size
     card = checkpoint.Card(
         architecture, problem.data.classes, mean=mean, std=std, image_size=size, notes=notes
@@ -374,6 +365,20 @@ def make_checkpoint(
     record = {"file": out.name, "architecture": architecture, **notes, **machine, "sha256": sha256(out)}
     write_json(out.with_suffix(".json"), record)
     return record
+
+
+def _notes(name: str, recipe: Recipe, command: str, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Return how the weights came about."""
+    return {
+        "command": command,
+        "seed": recipe.training.seed,
+        "data": recipe.data or name,
+        "start": recipe.start,
+        "without": list(recipe.without),
+        "training": asdict(recipe.training),
+        "versions": versions(),
+        "metrics": {**metrics, "epochs": recipe.training.epochs},
+    }
 
 
 def _pretrained(

@@ -86,7 +86,7 @@ MOST_LINES = 8
 
 
 def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
-    """Draw H and Acc_o over the tasks of a scenario, ours and the published; None for a single task.
+    """Draw H and Acc_o over the requests of a scenario, ours and the published; None for a single one.
 
     A few methods are lines; many are the rows of a heat map. Where ours have a figure with the head's margin,
     the published ones, which carry it, stand beside that one and never beside the margin-free.
@@ -110,8 +110,8 @@ def progress(rows: pd.DataFrame, scenario: str, table: str) -> Figure | None:
         panels.append(plots.Panel(title, "percent", lines, dashed=[f"{name}, published" for name in there]))
     columns = [str(t) for t in tasks]
     if len(panels[0].lines) <= MOST_LINES:
-        return plots.curves(panels, "task", columns)
-    return plots.tables({panel.title: panel.lines for panel in panels}, columns, "task")
+        return plots.curves(panels, "request", columns)
+    return plots.tables({panel.title: panel.lines for panel in panels}, columns, "request")
 
 
 def write(folder: Path) -> Path:

@@ -5,7 +5,7 @@ vermilion, what was forgotten earlier purple, what has no data yellow. Each func
 draws from plain numbers or tensors, and decides nothing.
 """
 
-from minigslora.course.plots.adapters import differences, lora_layer, model_map, singular_values
+from minigslora.course.plots.adapters import differences, model_map, singular_values
 from minigslora.course.plots.bands import Banded, Compared, banded, beside_band, verdicts
 from minigslora.course.plots.bound import hinge
 from minigslora.course.plots.charts import (
@@ -76,7 +76,6 @@ __all__ = [
     "hinge",
     "histograms",
     "lora_fork",
-    "lora_layer",
     "maps",
     "margin_circle",
     "method_picture",

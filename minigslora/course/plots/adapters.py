@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import matplotlib.pyplot as plt
 import seaborn as sns
@@ -13,48 +12,6 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from minigslora.course.plots.style import COLOURS, MARKERS, figure
-
-
-@figure(pad=0.2)
-def lora_layer(in_features: int, out_features: int, rank: int) -> Figure:
-    """Draw a wrapped linear layer: one x goes through W and through A and B, to scale (equation 2.1)."""
-    fig, ax = plt.subplots(figsize=(6.6, 4.4))
-    unit = 1.6 / max(in_features, out_features)
-    wide, high, thin = in_features * unit, out_features * unit, max(rank * unit, 0.07)
-    lane, fork, left, last, out = 1.15, 0.5, 1.6, 2.6 + wide, 3.8 + wide
-    parts = (  # left, middle, width, height, colour, text
-        (left, lane, wide, high, "before", f"W  {out_features} × {in_features}, frozen"),
-        (left, -lane, wide, thin, "retain", f"A  {rank} × {in_features}"),
-        (last, -lane, thin, high, "forget", f"B  {out_features} × {rank}"),
-    )
-    for x, y, width, height, colour, text in parts:
-        ax.add_patch(Rectangle((x, y - height / 2), width, height, color=COLOURS[colour], linewidth=0))
-        ax.text(x + width / 2, y - height / 2 - 0.1, text, ha="center", va="top", fontsize=10)
-    way = {"arrowstyle": "-|>", "color": "black", "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
-    ax.plot([0.12, fork, fork, fork], [0, 0, lane, -lane], "k-", lw=1.4)  # one x, two ways
-    for (x, y), (start_x, start_y) in (
-        ((left - 0.05, lane), (fork, lane)),
-        ((left - 0.05, -lane), (fork, -lane)),
-        ((last - 0.05, -lane), (left + wide + 0.05, -lane)),
-        ((out, 0.16), (out, lane)),
-        ((out, -0.16), (out, -lane)),
-        ((out + 0.8, 0), (out + 0.16, 0)),
-    ):
-        ax.annotate("", xy=(x, y), xytext=(start_x, start_y), arrowprops=way)
-    ax.plot([left + wide + 0.05, out], [lane, lane], "k-", lw=1.4)
-    ax.plot([last + thin + 0.05, out], [-lane, -lane], "k-", lw=1.4)
-    for x, y, text, size in (
-        (0.0, 0.0, "x", 12),
-        ((left + wide + out) / 2, lane + 0.16, "W x + b", 11),
-        ((last + out) / 2 + 0.05, -lane + 0.16, "s·B(A x)", 11),
-        (out, 0.0, "+", 16),
-        (out + 0.95, 0.0, "y", 12),
-    ):
-        slant: Literal["italic", "normal"] = "italic" if text in ("x", "y") else "normal"
-        ax.text(x, y, text, ha="center", va="center", fontsize=size, style=slant)
-    ax.set(xlim=(-0.2, out + 1.1), ylim=(-lane - 1.2, lane + 0.9), aspect="equal")
-    ax.set_axis_off()
-    return fig
 
 
 @figure()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import html
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
-from minigslora.course.plots.style import png
+from minigslora.course.plots.style import image
 
 V = TypeVar("V", int, float, str)
 
@@ -54,9 +52,10 @@ def slider(
             f"start = {start} is no place among {len(values)} values; give at least one, and count from 0"
         )
     names = [f"{label} = {value:g}" if isinstance(value, float) else f"{label} = {value}" for value in values]
+    hidden = [' style="display: none"' if k != start else "" for k in range(len(values))]
     pictures = "".join(
-        _picture(draw(value), f"{alt} ({name})", name, k == start, colours)
-        for k, (value, name) in enumerate(zip(values, names, strict=True))
+        image(draw(value), f"{alt} ({name})", colours, f' title="{html.escape(name)}"{style}')
+        for value, name, style in zip(values, names, hidden, strict=True)
     )
     bar = (
         f'<input type="range" min="0" max="{len(values) - 1}" step="1" value="{start}" '
@@ -66,13 +65,3 @@ def slider(
     page = f'<figure style="margin: 0">{pictures}<figcaption>{bar}</figcaption></figure>'
     bundle = {"text/html": page, "text/plain": f"{alt} ({names[start]})"}
     display(bundle, raw=True)  # type: ignore[no-untyped-call]
-
-
-def _picture(fig: Figure, alt: str, name: str, seen: bool, colours: int) -> str:
-    """Return a figure as HTML, and close it."""
-    picture = base64.b64encode(png(fig, 100, colours)).decode()
-    plt.close(fig)
-    look = f'alt="{html.escape(alt)}" title="{html.escape(name)}"' + (
-        "" if seen else ' style="display: none"'
-    )
-    return f'<img {look} src="data:image/png;base64,{picture}">'

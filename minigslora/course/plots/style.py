@@ -52,10 +52,14 @@ def show(fig: Figure, alt: str, colours: int = 256) -> None:
     """
     from IPython.display import display
 
+    display({"text/html": image(fig, alt, colours), "text/plain": alt}, raw=True)  # type: ignore[no-untyped-call]
+
+
+def image(fig: Figure, alt: str, colours: int = 256, more: str = "") -> str:
+    """Return a figure as an HTML element with its text, and close it; ``more`` are further attributes."""
     picture = base64.b64encode(png(fig, 100, colours)).decode()
     plt.close(fig)
-    image = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{picture}">'
-    display({"text/html": image, "text/plain": alt}, raw=True)  # type: ignore[no-untyped-call]
+    return f'<img alt="{html.escape(alt)}"{more} src="data:image/png;base64,{picture}">'
 
 
 def png(fig: Figure, dpi: int = 110, colours: int = 0) -> bytes:
