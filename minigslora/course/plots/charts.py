@@ -79,7 +79,7 @@ def curves(
         ax.set(title=panel.title, xlabel=xlabel, ylabel=panel.ylabel)
         if panel.limits:
             ax.set_ylim(*panel.limits)
-    if len({tuple(panel.lines) for panel in panels}) == 1 and len(panels[0].lines) > 4:
+    if len({tuple(panel.lines) for panel in panels}) == 1 and len(panels[0].lines) > 3:
         legend_beside(axes[0, -1])
     else:
         place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.3), "ncols": 2} if below else {}
