@@ -337,5 +337,6 @@ def points(panels: Sequence[Points], xlabel: str, marked: str) -> Figure:
         ax.set_title(panel.title)
         ax.set(xlabel=xlabel, yticks=places, yticklabels=rows, ylim=(len(rows) - 0.5, -0.5))
         ax.margins(x=0.08)
+        ax.locator_params(axis="x", nbins=4)
         ax.tick_params(labelsize=9)
     return fig
