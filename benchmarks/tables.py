@@ -341,6 +341,13 @@ TABLES: tuple[Table, ...] = (
     Summary("faces-strangers", "mini_faces_strangers", "", MISSING),
     Paired("faces-recipes", "mini_faces_table3", "corrected", {"recipe": "released"}),
     Paired("missing-recipes", "mini_faces_table5", "corrected", {"recipe": "released"}),
+    Cells(
+        "quality",
+        "mini_faces_quality",
+        {"recipe": "recipe", "passes": "epochs", "updates": "updates"}
+        | {"seconds of a processor": "processor_seconds", "H": "h", "H with margin": "h_margin"}
+        | {"Acc_r": "acc_r", "Acc_f": "acc_f"},
+    ),
     Paired("faces-family", "mini_faces_table3", f"corrected {OURS}", {"method": "gslora++"}),
     Paired("faces-deep", "mini_faces_table3", f"corrected {RIVALS}", {"method": "gslora-deep"}),
     Cells(
