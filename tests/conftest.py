@@ -1,6 +1,11 @@
 """What all tests share: data below one temporary folder, never the user's cache; tiny fixtures."""
 
+import json
 import os
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: each worker its share of the cores
@@ -73,6 +78,27 @@ def model():
 @pytest.fixture
 def problem(data):
     return tiny.problem()
+
+
+@pytest.fixture(scope="session")
+def warm_kernels():
+    """Have Jupyter fork its kernels from a process that has the libraries loaded; elsewhere than on Linux, not."""
+    if not hasattr(os, "pidfd_open"):
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="warm") as folder, pytest.MonkeyPatch.context() as patch:
+        warm, server = Path(__file__).with_name("warm.py"), Path(folder, "socket")
+        spec = Path(folder, "kernels", "python3", "kernel.json")
+        spec.parent.mkdir(parents=True)
+        argv = [sys.executable, "-S", str(warm), str(server), "-f", "{connection_file}"]
+        spec.write_text(json.dumps({"argv": argv, "display_name": "python3", "language": "python"}))
+        patch.setenv("JUPYTER_PATH", folder, prepend=os.pathsep)
+        serving = subprocess.Popen([sys.executable, str(warm), "serve", str(server)])
+        while not server.exists() and serving.poll() is None:
+            time.sleep(0.1)
+        yield
+        serving.terminate()
+        serving.wait()
 
 
 def pytest_collection_modifyitems(items):

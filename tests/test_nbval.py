@@ -9,10 +9,11 @@ from courses import ROOT, each_notebook, in_smoke
 
 @pytest.mark.notebooks
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_kernels")
 @each_notebook
 def test_nbval(path, tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n0"]
-    command += ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=120", str(path)]
+    command += ["--nbval-lax", "--nbval-kernel-name=python3", "--nbval-cell-timeout=120", str(path)]
     done = subprocess.run(
         command, cwd=ROOT, env=in_smoke(tmp_path), capture_output=True, text=True, check=False
     )

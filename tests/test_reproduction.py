@@ -572,6 +572,7 @@ def test_cores_and_gpus_are_shared_out(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_kernels")
 def test_local_runs_go_on_beside_one_that_fails(tmp_path):
     jobs, log = small_jobs(tmp_path, [1, 13])
     outcomes = {o.job.label: o.error for o in engines.Local(2, gpus=0).run(jobs)}
@@ -582,6 +583,7 @@ def test_local_runs_go_on_beside_one_that_fails(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_kernels")
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_grid_that_is_killed_goes_on_and_runs_nothing_twice(tmp_path):
     jobs, log = small_jobs(tmp_path, [1, 2, 3], wait=3.0)
@@ -609,6 +611,7 @@ def test_a_grid_that_is_killed_goes_on_and_runs_nothing_twice(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_kernels")
 def test_a_local_ray_runs_the_same_jobs(tmp_path):
     if find_spec("ray") is None:  # imported by the engine, which first says how
         pytest.skip("Ray is an optional extra")
