@@ -42,7 +42,7 @@ def __getattr__(name: str) -> Callable[..., None]:
     def check(*args: Any, **kwargs: Any) -> None:
         try:
             hint = next((hint for met, hint in demands(*args, **kwargs) if not met), "")
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:
             if answer := _of_the_answer(error.__traceback__):
                 raise error.with_traceback(answer) from None  # it leads to the line
             hint = (

@@ -80,8 +80,9 @@ def exercise_05_1(h: Callable[[float, float, float], float]) -> Demands:
         expected = 1 / ((1 / acc_r + 1 / (before - now)) / 2)
         hint = f"Acc_r {acc_r}, Acc_f {before} before and {now} now gave {h(acc_r, before, now)}."
         yield abs(h(acc_r, before, now) - expected) < 1e-6, hint
-    edges = h(0.0, 80.0, 80.0) == 0 and h(50.0, 80.0, 85.0) == 0
-    yield edges, "Where nothing was forgotten, or all was lost, H is 0."
+    given = h(50.0, 80.0, 85.0)
+    yield given == 0, f"Acc_f rose from 80 to 85, so nothing was forgotten, but H is {given:.4g}."
+    yield h(0.0, 80.0, 80.0) == 0, "Where nothing was forgotten and all was lost, H is 0."
 
 
 def exercise_05_2(roles: Callable[[Plan, int], tuple[set[int], set[int], set[int]]], plan: Plan) -> Demands:
