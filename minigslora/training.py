@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_swa_multi_avg_fn
-from tqdm import tqdm
 
 from minigslora.config import parse_fields
 from minigslora.device import deterministic, seeded
 from minigslora.errors import ConfigError, DataError, ModelError, TrainingDiverged
 from minigslora.methods.base import Method, ParamGroup, Step, Training
 from minigslora.problems.base import Problem, Role
+from minigslora.progress import bar
 from minigslora.rng import Streams
 from minigslora.tasks import Progress, Task
 
@@ -233,8 +233,8 @@ def train(
     _require_precise(trained)
     good, average = LastGood(problem.model, trained), Average(trained)
     terms: dict[str, float] = {}
-    bar = tqdm(range(training.epochs), desc=task.name, disable=None if watch else True, leave=False)
-    for epoch in bar:
+    passes = bar(range(training.epochs), task.name, watch, leave=False)
+    for epoch in passes:
         problem.model.train(training.dropout)
         taken: list[dict[str, Tensor]] = []
         rows = order.epoch()
@@ -249,7 +249,7 @@ def train(
             if epoch >= training.epochs - training.averaged_epochs:
                 average.add()
         terms = good.keep_or_put_back(taken, f"{task.name}, epoch {epoch + 1}", first=epoch == 0)
-        bar.set_postfix({k: f"{v:.3g}" for k, v in terms.items()})
+        passes.set_postfix({k: f"{v:.3g}" for k, v in terms.items()})
         on_epoch(task, epoch, terms)
     average.put()
     return terms

@@ -37,6 +37,13 @@ def test_none_takes_the_profiles_value_and_a_value_overrides_it():
     assert not run.watch
 
 
+def test_the_first_cells_can_be_run_once_more_when_the_notebook_has_names_of_its_own():
+    again = configure(run=configure(), profile="smoke", lr=0.5, zigzag=[0.1], answer=50)
+    assert (again.profile, again.epochs, again.lr) == ("smoke", 2, 0.5)
+    with pytest.raises(ConfigError, match="epochs = 'many'"):
+        configure(run=again, epochs="many")
+
+
 @pytest.mark.parametrize(
     ("name", "given", "expected"),
     [

@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from minigslora import ledger, lora
 from minigslora.audit import detection, unseen
@@ -36,6 +35,7 @@ from minigslora.fingerprint import fingerprint_of, library_fingerprint
 from minigslora.models import checkpoint
 from minigslora.models.checkpoint import normalisation
 from minigslora.problems.classification import Classification
+from minigslora.progress import bar
 from minigslora.prototypes import NEVER
 from minigslora.text import some
 
@@ -108,7 +108,7 @@ def audit(
     found: dict[str, Figures] = {}
     # The subject comes last: by then it is known of the others what takes long.
     models = [*([before] if before else []), *controls, *references, subject]
-    for it in tqdm(models, desc="audits", disable=None if watch else True):
+    for it in bar(models, "audits", watch):
         beside = Beside(tuple(o for o in references if o is not it), before)
         found[it.name] = _measured(asked, it, beside) if it is subject else _kept(asked, it, beside)
     never = [_never_seen(chosen, it, watch) for it in (subject, before)]
@@ -332,9 +332,7 @@ def _never_seen(chosen: Sequence[Audit], subject: Subject | None, watch: bool) -
         return {}
     it = unseen.Unseen("never seen", subject.problem, subject.case, twin=subject)
     asked = [a for a in chosen if a.unseen]
-    return {
-        a.name: a.measure(it, Beside()) for a in tqdm(asked, desc="never seen", disable=not watch or None)
-    }
+    return {a.name: a.measure(it, Beside()) for a in bar(asked, "never seen", watch)}
 
 
 def _lines(found: dict[str, Figures], never: Sequence[Figures]) -> tuple[Line, ...]:

@@ -112,7 +112,8 @@ def configure(notebook: str, names: Mapping[str, Any], **profiles: Mapping[str, 
 
     Args:
         notebook: the notebook's name, without ending.
-        names: ``globals()``, right after the parameters cell.
+        names: ``globals()``, right after the parameters cell. Where they hold a :class:`Run` already, the
+            cell is run once more in the same kernel, and what no profile knows is passed over.
         profiles: the value of each parameter by profile; "cpu" must list all of them, and the other
             profiles what differs. Values give the types: a whole number, a number, text, a list.
 
@@ -121,14 +122,17 @@ def configure(notebook: str, names: Mapping[str, Any], **profiles: Mapping[str, 
     """
     # timm's download library asks for a progress widget on import; its warning would be kept as output
     warnings.filterwarnings("ignore", message="IProgress not found")
+    known = {**COMMON, **profiles["cpu"]}
+    again = any(isinstance(value, Run) for value in names.values())  # then later cells' names are there, too
     given = {
         name: value
         for name, value in names.items()
         if not name.startswith("_") and name not in IPYTHON and isinstance(value, LITERALS)
+        if name in known or not again
     }
     for name in given:
-        if name not in COMMON and name not in profiles["cpu"]:
-            raise unknown_parameter(name, notebook, {**COMMON, **profiles["cpu"]})
+        if name not in known:
+            raise unknown_parameter(name, notebook, known)
     profile = given.pop("profile", None) or os.environ.get("MINIGSLORA_PROFILE") or "cpu"
     if profile not in get_args(Profile) or profile not in profiles:
         allowed = ", ".join(p for p in get_args(Profile) if p in profiles)

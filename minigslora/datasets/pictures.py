@@ -30,10 +30,10 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
-from tqdm import tqdm
 
 from minigslora.errors import DataError
 from minigslora.fingerprint import fingerprint_of
+from minigslora.progress import bar
 
 ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".tif", ".tiff"}
@@ -194,8 +194,8 @@ class ImageFiles:
             gathered(partial(probe, *one) for one in zip(self.files, declared, strict=True))
             return self
         parts = torch.arange(len(self)).split(512)
-        bar = tqdm(parts, desc=f"reading {what}", disable=None if watch else True)
-        return torch.cat(gathered(partial(self.__getitem__, part) for part in bar))
+        read = bar(parts, f"reading {what}", watch)
+        return torch.cat(gathered(partial(self.__getitem__, part) for part in read))
 
 
 @cache

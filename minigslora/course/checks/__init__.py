@@ -8,6 +8,7 @@ import functools
 import re
 from collections.abc import Callable
 from importlib import import_module
+from types import TracebackType
 from typing import Any
 
 FILES = {
@@ -23,6 +24,10 @@ FILES = {
 class NotYet(AssertionError):
     """An exercise's answer is not right yet; the message says what to look at."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython prints: the message alone, since the traceback shows only the check."""
+        return [f"✘ {self}"]
+
 
 def __getattr__(name: str) -> Callable[..., None]:
     """Return the self-check of an exercise; a file is read when one of its exercises is first checked."""
@@ -35,9 +40,25 @@ def __getattr__(name: str) -> Callable[..., None]:
 
     @functools.wraps(demands)
     def check(*args: Any, **kwargs: Any) -> None:
-        for met, hint in demands(*args, **kwargs):
-            if not met:
-                raise NotYet(f"Exercise {number}: not yet. {hint}")
+        try:
+            hint = next((hint for met, hint in demands(*args, **kwargs) if not met), "")
+        except Exception as error:
+            if answer := _of_the_answer(error.__traceback__):
+                raise error.with_traceback(answer) from None  # it leads to the line
+            hint = (
+                "The answer has another form than the check expects; read again what to return, of which "
+                f"type and shape, and whether you return it at all. ({type(error).__name__}: {error})"
+            )
+            raise NotYet(f"Exercise {number}: not yet. {hint}") from error
+        if hint:
+            raise NotYet(f"Exercise {number}: not yet. {hint}")
         print(f"✔ Exercise {number}")
 
     return check
+
+
+def _of_the_answer(trace: TracebackType | None) -> TracebackType | None:
+    """Return the part of a traceback that begins in a notebook's cell, where an answer's own code ran."""
+    while trace and trace.tb_frame.f_globals.get("__name__") != "__main__":
+        trace = trace.tb_next
+    return trace

@@ -39,7 +39,9 @@ def exercise_00_3(taken_for: Callable[[Tensor, Tensor, int], Mapping[int, int]])
     """Check whom a person's photographs are taken for, on made-up scores."""
     labels = torch.tensor([1, 1, 1, 0, 1])
     logits = torch.eye(4)[[2, 2, 1, 3, 0]]
-    found = {int(k): int(v) for k, v in taken_for(logits, labels, 1).items()}
+    found = dict(taken_for(logits, labels, 1))
+    hint = f"It returned {found}; both numbers of each pair should be ints, not tensors (.tolist() helps)."
+    yield all(isinstance(n, int) for pair in found.items() for n in pair), hint
     yield sum(found.values()) == 4, "Person 1 has 4 photographs here; count theirs only."
     yield 3 not in found, "Person 3 was the answer to somebody else's photograph."
     yield found == {2: 2, 1: 1, 0: 1}, "The answer is the class with the highest score."
@@ -173,8 +175,9 @@ def exercise_02_3(smallest_rank: Callable[[Tensor, float], int]) -> Demands:
     for sigma, share, expected in (
         ((3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.61, 1),
         ((3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 0.0), 0.59, 2),
+        ((4.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0), 0.6, 1),
         ((1.0,) * 7, 0.5, 6),
-        ((2.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0), 1.0, 0),
+        ((2.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0), 1.01, 0),  # and not 1, where rounding would decide
     ):
         given = smallest_rank(left @ torch.diag(torch.tensor(sigma)) @ right.T, share)
         shown = ", ".join(f"{value:g}" for value in sigma)

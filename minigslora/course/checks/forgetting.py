@@ -33,8 +33,9 @@ def exercise_04_1(forget_term: Callable[[Tensor, float], Tensor]) -> Demands:
 
 def exercise_04_2(right: Tensor, wrong: Tensor) -> Demands:
     """Check two logit vectors for class 0 of ten, at the two ends of what cross-entropy leaves open."""
-    shapes = all(v.shape == (10,) and bool(v.isfinite().all()) for v in (right, wrong))
-    yield shapes, "Give two vectors of ten finite logits; class 0 is the true one."
+    tensors = all(isinstance(v, Tensor) and v.shape == (10,) for v in (right, wrong))
+    yield tensors, "Give two tensors of shape (10,), class 0 being the true one."
+    yield all(bool(v.isfinite().all()) for v in (right, wrong)), "Give finite logits only."
     first, second = bool((right[0] > right[1:]).all()), bool((wrong[0] < wrong[1:].max()).item())
     yield first, "In the first, class 0 must be strictly above all others."
     yield second, "In the second, another class must be strictly above class 0."
@@ -79,8 +80,9 @@ def exercise_05_1(h: Callable[[float, float, float], float]) -> Demands:
         expected = 1 / ((1 / acc_r + 1 / (before - now)) / 2)
         hint = f"Acc_r {acc_r}, Acc_f {before} before and {now} now gave {h(acc_r, before, now)}."
         yield abs(h(acc_r, before, now) - expected) < 1e-6, hint
-    edges = h(0.0, 80.0, 80.0) == 0 and h(50.0, 80.0, 85.0) == 0
-    yield edges, "Where nothing was forgotten, or all was lost, H is 0."
+    given = h(50.0, 80.0, 85.0)
+    yield given == 0, f"Acc_f rose from 80 to 85, so nothing was forgotten, but H is {given:.4g}."
+    yield h(0.0, 80.0, 80.0) == 0, "Where nothing was forgotten and all was lost, H is 0."
 
 
 def exercise_05_2(roles: Callable[[Plan, int], tuple[set[int], set[int], set[int]]], plan: Plan) -> Demands:
@@ -102,11 +104,13 @@ def exercise_05_3(steps: Callable[[Task, Training], int], plan: Plan) -> Demands
     for training in (Training(epochs=3), Training(epochs=7, batch_retain=5, batch_forget=9)):
         for task in plan.tasks:
             order = EpochOrder(task, training, Streams(0), torch.device("cpu"))
+            given = steps(task, training)
             hint = (
                 f"{task.name} has {len(task.retain_images)} retained images, in batches of at most "
-                f"{training.batch_retain}, for {training.epochs} epochs."
+                f"{training.batch_retain}, for {training.epochs} epochs; it gave {given}. An epoch leaves "
+                "no image out, so its last batch counts, too."
             )
-            yield steps(task, training) == order.steps * training.epochs, hint
+            yield given == order.steps * training.epochs, hint
 
 
 def exercise_05_4(model: nn.Module, state: Mapping[str, Tensor]) -> Demands:

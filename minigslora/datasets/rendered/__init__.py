@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from minigslora.datasets.images import ImageSet
 from minigslora.files import data_root, load_tensors, save_tensors, sha256
+from minigslora.progress import bar
 
 
 def place(name: str, drawing: str, *key: str | int) -> Path:
@@ -40,8 +40,8 @@ def drawn(
         images, _ = load_tensors(path)
     else:
         found: dict[str, list[Tensor]] = {split: [] for split in counts}
-        bar = tqdm(classes, desc=f"rendering {path.parent.name}", disable=None if watch else True)
-        for label, _ in enumerate(bar):
+        shown = bar(classes, f"rendering {path.parent.name}", watch)
+        for label, _ in enumerate(shown):
             for split, count in counts.items():
                 found[split].append(torch.as_tensor(draw(label, split, count)))
         images = {split: torch.cat(parts) for split, parts in found.items()}

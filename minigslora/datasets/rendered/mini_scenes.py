@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from minigslora.datasets.detection import DetectionData, DetectionSet, from_coco
 from minigslora.datasets.rendered import place
 from minigslora.files import load_tensors, read_json, save_tensors, write_json
+from minigslora.progress import bar
 
 Array = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
@@ -220,8 +220,8 @@ def coco(world: str, split: str, count: int, watch: bool = False) -> tuple[torch
         The pictures, uint8 (count, 3, SIZE, SIZE), and COCO's dictionary of images, annotations and
         categories (ids from 1).
     """
-    bar = tqdm(range(count), desc=f"rendering mini-scenes, {split}", disable=None if watch else True)
-    scenes = [render(world, split, scene) for scene in bar]
+    drawn = bar(range(count), f"rendering mini-scenes, {split}", watch)
+    scenes = [render(world, split, scene) for scene in drawn]
     boxed = [(scene, *found) for scene, (_, objects) in enumerate(scenes, 1) for found in objects]
     images = [
         {"id": i + 1, "file_name": f"{world}-{split}-{i:05d}.png", "height": SIZE, "width": SIZE}
