@@ -1,9 +1,11 @@
 """Forgetting on anyone's own model and data: the front door of the library.
 
-model = timm.create_model("vit_small_patch16_224", checkpoint_path="mine.pth", num_classes=10)
-erasure = minigslora.forget(model, "photos", classes=["cat"])
-print(erasure.table())
-erasure.finalize("erased.safetensors")
+Four lines load a model, erase a class, show what became of the others, and write a file to hand over:
+
+    model = timm.create_model("vit_small_patch16_224", checkpoint_path="mine.pth", num_classes=10)
+    erasure = minigslora.forget(model, "photos", classes=["cat"])
+    print(erasure.table())
+    erasure.finalize("erased.safetensors")
 """
 
 from __future__ import annotations

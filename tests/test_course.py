@@ -283,13 +283,19 @@ def test_files_of_others_are_kept(tmp_path, content, capsys):
 def deck(folder):
     """Write a notebook with marked cells, one of them with a picture, and one that is not marked."""
     on = {"slideshow": {"slide_type": "slide"}}
-    text = nbformat.v4.new_markdown_cell("# 99 · Deck\n\n$x_1$, [next](04_forget_once.ipynb)", metadata=on)
+    text = nbformat.v4.new_markdown_cell(
+        "# 99 · Deck\n\n$x_1$, [next](04_forget_once.ipynb)\n\n**Study time**: a day.\n\n| profile |\n|---|",
+        metadata=on,
+    )
     picture = nbformat.v4.new_output("display_data", {"text/html": '<img alt="A dot." src="data:,">'})
     code = nbformat.v4.new_code_cell("draw()", metadata={"slideshow": {"slide_type": "-"}}, outputs=[picture])
-    plain = nbformat.v4.new_code_cell("short()", metadata={"slideshow": {"slide_type": "subslide"}})
+    below = {"slideshow": {"slide_type": "subslide"}}
+    plain = nbformat.v4.new_code_cell("short()", metadata=below)
+    lines = nbformat.v4.new_output("stream", text="line\n" * slides.SHOWN)
+    much = nbformat.v4.new_code_cell("much()", metadata=below, outputs=[lines])
     left_out = nbformat.v4.new_markdown_cell("left out")
     path = folder / "99_deck.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[text, left_out, code, plain]), path)
+    nbformat.write(nbformat.v4.new_notebook(cells=[text, left_out, code, plain, much]), path)
     return path
 
 
@@ -303,7 +309,8 @@ def test_slides_show_marked_cells_only_and_ask_the_network_for_nothing(tmp_path,
     text = made.read_text(encoding="utf-8")
     assert "left out" not in text
     assert "short" in text
-    assert text.count("<details>") == 1  # the code that draws is folded
+    assert "Study time" not in text
+    assert text.count("<details>") == 2  # the code that draws, and that which prints much, is folded
     assert not re.findall(r"(?:src|href)=\"(?:https?:)?//", text.replace('href="https://github.com', ""))
     assert "@import" not in text
     assert "blob/main/notebooks/04_forget_once.ipynb" in text

@@ -156,6 +156,8 @@ def finish(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     for quote in doctree.findall(nodes.block_quote):
         if quote.astext().startswith("What we saw"):
             quote["classes"].append("saw")
+    for text in [t for cell in doctree.findall(nodes.entry) for t in cell.findall(nodes.Text)]:
+        text.parent.replace(text, nodes.Text(text.replace(" ± ", "\xa0±\xa0")))  # on one line
     for text in list(doctree.findall(nodes.Text)):
         block = text.parent
         formula = isinstance(block, nodes.literal_block) and "equation" in block["classes"]

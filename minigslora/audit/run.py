@@ -1,8 +1,10 @@
 """Auditing anyone's own model: checks, reference models, all attacks, one report.
 
-report = minigslora.audit("erased.safetensors", "photos", original="original.safetensors", oracles=[…])
-print(report.summary())
-report.write("audited")
+Three lines attack a file, show the verdicts, and write the report:
+
+    report = minigslora.audit("erased.safetensors", "photos", original="original.safetensors", oracles=[…])
+    print(report.summary())
+    report.write("audited")
 """
 
 from __future__ import annotations

@@ -20,8 +20,11 @@ from minigslora.files import write_text
 
 TEMPLATE = Path(__file__).with_name("slides.html.j2")
 MARK = 'content="minigslora slides"'
-SHOWN = 12
-"""Lines of code that a slide shows; more are folded, as is all code that draws a picture."""
+FOR_READERS = re.compile(r"^\*\*(Study time|Further reading)\b.*", re.DOTALL | re.MULTILINE)
+"""What stands at the end of a notebook's first and last text, for who reads it, and not on its slide."""
+
+SHOWN = 20
+"""Lines of code and of what it prints that a slide shows; of more, and of a picture, the code is folded."""
 
 PARTS = {
     "reveal_css": ("sphinx-revealjs", "revealjs/dist/reveal.css"),
@@ -70,7 +73,7 @@ def page(notebook: Path, parts: dict[str, str]) -> str:
         )
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            cell.source = absolute_links(cell.source)
+            cell.source = absolute_links(FOR_READERS.sub("", cell.source))
         else:
             cell.metadata["folded"] = _is_folded(cell)
     template = TEMPLATE.read_text(encoding="utf-8")
@@ -84,8 +87,9 @@ def _is_shown(cell: Any) -> bool:
 
 
 def _is_folded(cell: Any) -> bool:
-    picture = any("text/html" in output.get("data", {}) for output in cell.get("outputs", []))
-    return picture or len(cell.source.splitlines()) > SHOWN
+    outputs = cell.get("outputs", [])
+    lines = sum(len(text.splitlines()) for text in (cell.source, *(o.get("text", "") for o in outputs)))
+    return lines > SHOWN or any("text/html" in output.get("data", {}) for output in outputs)
 
 
 def shipped(package: str, end: str) -> str:
