@@ -82,7 +82,7 @@ def problem(data):
 
 @pytest.fixture(scope="session")
 def warm_kernels():
-    """Have Jupyter fork its kernels from a process that has the libraries loaded; elsewhere than on Linux, not."""
+    """Have Jupyter fork its kernels from a process that has the libraries loaded; on Linux only."""
     if not hasattr(os, "pidfd_open"):
         yield
         return

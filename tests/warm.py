@@ -1,8 +1,8 @@
 """Notebook kernels that begin with the libraries loaded: forked from a process that has imported them.
 
-Starting fresh, a kernel spends most of a smoke run on importing torch, timm and matplotlib. One server does it
-once; what Jupyter starts in a kernel's place is a small client, which hands its files, environment and folder to
-the server and stays as the kernel's stand-in: signals go through it, its end is the kernel's, and the reverse.
+Starting fresh, a kernel spends most of a smoke run on importing torch, timm and matplotlib. One server does
+it once. What Jupyter starts in a kernel's place is a small client, which hands its files, environment and
+folder to the server and stays as the kernel's stand-in: signals go through it, and its end is the kernel's.
 
     python warm.py serve SOCKET          # the server
     python warm.py SOCKET -f CONNECTION  # the client: a kernel
