@@ -193,9 +193,8 @@ class ImageFiles:
             declared = self.declared or (None,) * len(self)
             gathered(partial(probe, *one) for one in zip(self.files, declared, strict=True))
             return self
-        parts = torch.arange(len(self)).split(512)
-        read = bar(parts, f"reading {what}", watch)
-        return torch.cat(gathered(partial(self.__getitem__, part) for part in read))
+        seen = bar(torch.arange(len(self)).split(512), f"reading {what}", watch)
+        return torch.cat(gathered(partial(self.__getitem__, part) for part in seen))
 
 
 @cache
