@@ -345,7 +345,7 @@ TABLES: tuple[Table, ...] = (
         "quality",
         "mini_faces_quality",
         {"recipe": "recipe", "passes": "epochs", "updates": "updates"}
-        | {"seconds of a processor": "processor_seconds", "H": "h", "H with margin": "h_margin"}
+        | {"processor seconds": "processor_seconds", "H": "h", "H with margin": "h_margin"}
         | {"Acc_r": "acc_r", "Acc_f": "acc_f"},
     ),
     Paired("faces-family", "mini_faces_table3", f"corrected {OURS}", {"method": "gslora++"}),

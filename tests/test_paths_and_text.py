@@ -574,7 +574,7 @@ def test_the_wheel_has_the_notebooks_where_they_are_looked_for(tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("encoding", "shown"),
-    [("cp1252", b"?"), ("latin-1:strict", b"?"), ("utf-8", "→".encode())],
+    [("cp1252", b"?"), ("latin-1:strict", b"?"), ("cp437", b"?"), ("utf-8", "→".encode())],
 )
 def test_a_terminal_without_an_arrow_does_not_end_the_program(encoding, shown, tmp_path):
     grid = small_grid()

@@ -40,8 +40,7 @@ def drawn(
         images, _ = load_tensors(path)
     else:
         found: dict[str, list[Tensor]] = {split: [] for split in counts}
-        shown = bar(classes, f"rendering {path.parent.name}", watch)
-        for label, _ in enumerate(shown):
+        for label, _ in enumerate(bar(classes, f"rendering {path.parent.name}", watch)):
             for split, count in counts.items():
                 found[split].append(torch.as_tensor(draw(label, split, count)))
         images = {split: torch.cat(parts) for split, parts in found.items()}

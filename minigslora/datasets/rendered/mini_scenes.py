@@ -220,8 +220,8 @@ def coco(world: str, split: str, count: int, watch: bool = False) -> tuple[torch
         The pictures, uint8 (count, 3, SIZE, SIZE), and COCO's dictionary of images, annotations and
         categories (ids from 1).
     """
-    drawn = bar(range(count), f"rendering mini-scenes, {split}", watch)
-    scenes = [render(world, split, scene) for scene in drawn]
+    shown = bar(range(count), f"rendering mini-scenes, {split}", watch)
+    scenes = [render(world, split, scene) for scene in shown]
     boxed = [(scene, *found) for scene, (_, objects) in enumerate(scenes, 1) for found in objects]
     images = [
         {"id": i + 1, "file_name": f"{world}-{split}-{i:05d}.png", "height": SIZE, "width": SIZE}
