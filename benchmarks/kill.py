@@ -49,7 +49,7 @@ LOCKS = {".lock", ".holder", "tasks/.lock", "tasks/.holder"}
 IN_CHILDREN = (
     "minigslora.cli",
     "minigslora.erasure",
-    "minigslora.report",
+    "minigslora.forget_command",
     "minigslora.datasets.registry",
 )
 

@@ -2,34 +2,44 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: each worker its share of the cores
+if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):  # each its share of the cores
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
+if sys.dont_write_bytecode and not WORKER:  # or each of the many processes compiles torch anew
+    sys.dont_write_bytecode = False
+    sys.pycache_prefix = str(Path(__file__).parents[1] / ".pytest_cache" / "bytecode")
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# No torch here: the process that hands out the tests needs none.
 import pytest
-import tiny
-import torch
 from hypothesis import settings
 
 settings.register_profile("quick", max_examples=25, deadline=None, database=None, derandomize=True)
 settings.load_profile("quick")
 
 USERS_DATA = os.environ.get("MINIGSLORA_DATA")
+WARM = Path(__file__).with_name("warm.py")
+
+
+def shared_folder(tmp_path_factory) -> Path:
+    """Return a temporary folder that all workers of a run share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if WORKER else base
 
 
 @pytest.fixture(scope="session", autouse=True)
 def data_root(tmp_path_factory):
     """Point the library's data root at a folder that this run of the tests has for itself."""
-    root = tmp_path_factory.mktemp("data")
-    if "PYTEST_XDIST_WORKER" in os.environ:  # one for all workers, so that faces are rendered once
-        root = tmp_path_factory.getbasetemp().parent / "data"
-        root.mkdir(exist_ok=True)
+    root = shared_folder(tmp_path_factory) / "data"  # one for all workers, so that faces are rendered once
+    root.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINIGSLORA_DATA", str(root))
         yield root
@@ -67,42 +77,71 @@ def voc() -> Path:
 
 @pytest.fixture(scope="session")
 def data(data_root):
+    import tiny
+
     return tiny.faces()
 
 
 @pytest.fixture
 def model():
+    import tiny
+
     return tiny.face_model()
 
 
 @pytest.fixture
 def problem(data):
+    import tiny
+
     return tiny.problem()
 
 
 @pytest.fixture(scope="session")
-def warm_kernels():
-    """Have Jupyter fork its kernels from a process that has the libraries loaded; on Linux only."""
+def warm_server(tmp_path_factory):
+    """The socket of a Python that has the libraries loaded, one for all workers; None but on Linux."""
+    from minigslora.files import alone_in
+
     if not hasattr(os, "pidfd_open"):
-        yield
+        return None
+    folder, owner = shared_folder(tmp_path_factory), os.getppid() if WORKER else os.getpid()
+    with alone_in(folder / "warm", wait=True):
+        if not (at := folder / "warm" / "socket").exists():
+            serving = subprocess.Popen([sys.executable, str(WARM), "serve", str(at), str(owner)])
+            while not at.exists():
+                assert serving.poll() is None, "the server of warm.py ended"
+                time.sleep(0.1)
+    return at
+
+
+@pytest.fixture
+def warm_kernels(warm_server, tmp_path, monkeypatch):
+    """Have Jupyter's kernels begin with the libraries loaded."""
+    if warm_server is None:
+        return None
+    client = [sys.executable, "-S", str(WARM), str(warm_server)]
+    spec = tmp_path / "warm" / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [*client, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": argv, "display_name": "python3", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "warm"), prepend=os.pathsep)
+    return client
+
+
+@pytest.fixture
+def warm_python(warm_kernels, tmp_path, monkeypatch):
+    """Have kernels, and what ``sys.executable`` starts, begin with the libraries loaded."""
+    if warm_kernels is None:
         return
-    with tempfile.TemporaryDirectory(prefix="warm") as folder, pytest.MonkeyPatch.context() as patch:
-        warm, server = Path(__file__).with_name("warm.py"), Path(folder, "socket")
-        spec = Path(folder, "kernels", "python3", "kernel.json")
-        spec.parent.mkdir(parents=True)
-        argv = [sys.executable, "-S", str(warm), str(server), "-f", "{connection_file}"]
-        spec.write_text(json.dumps({"argv": argv, "display_name": "python3", "language": "python"}))
-        patch.setenv("JUPYTER_PATH", folder, prepend=os.pathsep)
-        serving = subprocess.Popen([sys.executable, str(warm), "serve", str(server)])
-        while not server.exists() and serving.poll() is None:
-            time.sleep(0.1)
-        yield
-        serving.terminate()
-        serving.wait()
+    python = tmp_path / "warm" / "python"
+    python.write_text(f'#!/bin/sh\nWARM_PYTHON="$0" exec {shlex.join(warm_kernels)} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
 
 
 def pytest_collection_modifyitems(items):
     """Skip GPU tests where torch sees no CUDA device."""
+    import torch
+
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:

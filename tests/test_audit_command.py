@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -448,9 +446,3 @@ def test_forget_audits_its_file_where_asked(files, root, tmp_path, capsys, monke
     values = json.loads((tmp_path / "run" / "audit.json").read_text(encoding="utf-8"))
     assert values["asked"]["forgotten"] == GONE
     assert values["asked"]["oracles"] == 2
-
-
-def test_auditing_loads_nothing_that_only_pages_need():
-    code = "import sys, minigslora.audit; print('matplotlib' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"

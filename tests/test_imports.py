@@ -20,7 +20,10 @@ import minigslora, timm
 model = timm.create_model("test_vit", img_size=32, num_classes=2)
 minigslora.forget(model, sys.argv[1], ["ant"], device="cpu", watch=False, check=False, epochs=1, rank=2)
 ours = [module.__file__ for name, module in sys.modules.items() if name.split(".")[0] == "minigslora"]
-print(json.dumps({"packages": sorted({name.split(".")[0] for name in sys.modules}), "files": ours}))
+packages = {name.split(".")[0] for name in sys.modules}
+import minigslora.audit
+audit = {name.split(".")[0] for name in sys.modules}
+print(json.dumps({"packages": sorted(packages), "files": ours, "with audit": sorted(audit)}))
 """
 
 
@@ -41,6 +44,10 @@ def loaded(tmp_path_factory):
 @pytest.mark.parametrize("package", HEAVY)
 def test_forgetting_loads_nothing_that_only_others_need(loaded, package):
     assert package not in loaded["packages"]
+
+
+def test_auditing_loads_nothing_that_only_pages_need(loaded):
+    assert "matplotlib" not in loaded["with audit"]
 
 
 def test_forgetting_loads_few_of_our_lines(loaded):

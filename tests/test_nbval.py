@@ -9,7 +9,7 @@ from courses import ROOT, each_notebook, in_smoke
 
 @pytest.mark.notebooks
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_kernels")
+@pytest.mark.usefixtures("warm_python")
 @each_notebook
 def test_nbval(path, tmp_path):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n0"]

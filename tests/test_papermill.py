@@ -10,7 +10,7 @@ from minigslora.course import executing
 
 @pytest.mark.notebooks
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_kernels")
+@pytest.mark.usefixtures("warm_python")
 @each_notebook
 def test_papermill(path, tmp_path, monkeypatch):
     for name, value in in_smoke(tmp_path).items():

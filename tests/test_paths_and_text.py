@@ -416,7 +416,7 @@ def test_a_notebooks_own_kernel_goes_on_only_with_the_same_library_and_weights(p
     assert len({first, second, folder()}) == 3
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_two_processes_at_one_run_do_its_work_once(tmp_path):
     wait = "import time\ntime.sleep(2)\n"
     notebook = write_notebook(tmp_path, wait + FINISH)
@@ -572,6 +572,7 @@ def test_the_wheel_has_the_notebooks_where_they_are_looked_for(tmp_path, monkeyp
 # --- terminals and files ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.parametrize(
     ("encoding", "shown"),
     [("cp1252", b"?"), ("latin-1:strict", b"?"), ("cp437", b"?"), ("utf-8", "→".encode())],

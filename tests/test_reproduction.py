@@ -573,7 +573,7 @@ def test_cores_and_gpus_are_shared_out(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_kernels")
+@pytest.mark.usefixtures("warm_python")
 def test_local_runs_go_on_beside_one_that_fails(tmp_path):
     jobs, log = small_jobs(tmp_path, [1, 13])
     outcomes = {o.job.label: o.error for o in engines.Local(2, gpus=0).run(jobs)}
@@ -584,10 +584,10 @@ def test_local_runs_go_on_beside_one_that_fails(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_kernels")
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
 def test_a_grid_that_is_killed_goes_on_and_runs_nothing_twice(tmp_path):
-    jobs, log = small_jobs(tmp_path, [1, 2, 3], wait=3.0)
+    jobs, log = small_jobs(tmp_path, [1, 2, 3], wait=1.5)
     script = f"""
         from minigslora.reproduction.engines import Job, Local
         jobs = [Job(l, n, p) for l, n, p in {[(j.label, j.notebook, dict(j.parameters)) for j in jobs]!r}]

@@ -169,6 +169,7 @@ def test_a_run_succeeds_from_any_folder_and_is_not_run_again(tmp_path, monkeypat
         executing.run_notebook(notebook, {"epochs": 6}, out=folder)
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_an_interrupted_run_is_taken_up_in_the_same_folder(tmp_path):
     notebook = write_notebook(
         tmp_path, "import pathlib\nassert pathlib.Path('go').exists(), 'stopped'", FINISH
@@ -180,6 +181,7 @@ def test_an_interrupted_run_is_taken_up_in_the_same_folder(tmp_path):
     assert (folder / "result.json").is_file()
 
 
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.parametrize(
     ("cell", "message"),
     [

@@ -1,19 +1,27 @@
-"""Notebook kernels that begin with the libraries loaded: forked from a process that has imported them.
+"""A Python that has the libraries loaded: its processes are forked from one that has imported them.
 
-Starting fresh, a kernel spends most of a smoke run on importing torch, timm and matplotlib. One server does
-it once. What Jupyter starts in a kernel's place is a small client, which hands its files, environment and
-folder to the server and stays as the kernel's stand-in: signals go through it, and its end is the kernel's.
+Starting fresh, a notebook's kernel, papermill and the command line spend most of a small run on importing
+torch, timm and matplotlib. One server does it once. What is started in Python's place is a small client,
+which hands its files, environment and folder to the server and stays as the process's stand-in: signals go
+through it, and its end is the process's.
 
-    python warm.py serve SOCKET          # the server
-    python warm.py SOCKET -f CONNECTION  # the client: a kernel
+    python warm.py serve SOCKET OWNER       # the server; it ends with the process OWNER
+    python warm.py SOCKET -m module …       # the client; also -c code …
 """
 
+import atexit
+import contextlib
+import gc
+import io
 import json
 import os
+import runpy
 import select
 import signal
 import socket
 import sys
+import threading
+import traceback
 
 LIBRARIES = (
     "torch._dynamo",
@@ -24,32 +32,61 @@ LIBRARIES = (
     "matplotlib.pyplot",
     "ipykernel.kernelapp",
     "IPython.core.pylabtools",
+    "matplotlib_inline.backend_inline",
+    "papermill.cli",
+    "nbval.plugin",
 )
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
 
 
-def kernel(arguments: list[str], environment: dict[str, str], folder: str, files: list[int]) -> None:
-    """Become the kernel that a process with these arguments, environment, folder and files would be."""
+def become(arguments: list[str], environment: dict[str, str], folder: str, files: list[int]) -> None:
+    """Run what a Python started with these arguments, environment, folder and files would, and exit.
+
+    Without the interpreter's own end, which takes all that is loaded apart: seconds, in a forked process.
+    """
     for number, file in enumerate(files):
         os.dup2(file, number)
+        os.close(file)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.path[:0] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.argv = ["ipykernel_launcher", *arguments]
-    from ipykernel import kernelapp
-
-    kernelapp.launch_new_instance()
+    added = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:1] = [folder, *added]
+    encoding, _, errors = environment.get("PYTHONIOENCODING", "").partition(":")
+    sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), encoding or None, errors or None)
+    sys.executable = environment.get("WARM_PYTHON", sys.executable)  # what it starts is warm, too
+    option, what, *rest = arguments
+    sys.argv = [option, *rest]
+    code: object = None
+    try:
+        if option == "-m":
+            runpy.run_module(what, run_name="__main__", alter_sys=True)
+        else:
+            exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]))
+    except SystemExit as asked:
+        code = asked.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    if not isinstance(code, int | None):
+        print(code, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code or 0)
 
 
 def attend(client: socket.socket) -> int:
-    """Fork the kernel that a client asks for, pass signals on, and return how it ended."""
+    """Fork the process that a client asks for, pass signals on, and return how it ended."""
     said, files, _, _ = socket.recv_fds(client, 1 << 20, 3)
     if not (child := os.fork()):
         client.close()
         os.setsid()
-        kernel(*json.loads(said), files)
-        os._exit(0)
+        become(*json.loads(said), files)
+    for file in files:
+        os.close(file)
     ended = os.pidfd_open(child)
     while ended not in (ready := select.select([client, ended], [], [])[0]):
         number = client.recv(1) if client in ready else b""
@@ -59,28 +96,31 @@ def attend(client: socket.socket) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def serve(path: str) -> None:
-    """Import the libraries, and fork an attendant for each client."""
+def serve(path: str, owner: int) -> None:
+    """Import the libraries, and fork an attendant for each client until the owner is gone."""
     os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"  # as a kernel has it
     for library in LIBRARIES:
         __import__(library)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # attendants end unnoticed
+    gc.freeze()  # a collection in a forked process would copy all of it
+    alive = os.pidfd_open(owner)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen()
-        while True:
+        while alive not in select.select([server, alive], [], [])[0]:
             client, _ = server.accept()
             if not os.fork():
                 server.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 code = attend(client)
-                client.sendall(json.dumps(code).encode())
+                with contextlib.suppress(BrokenPipeError):  # the client was killed
+                    client.sendall(json.dumps(code).encode())
                 os._exit(0)
             client.close()
 
 
 def stand_in(path: str, arguments: list[str]) -> int:
-    """Have the server fork a kernel; return its exit status."""
+    """Have the server fork a process; return its exit status."""
     with socket.socket(socket.AF_UNIX) as server:
         server.connect(path)
         said = json.dumps([arguments, dict(os.environ), os.getcwd()]).encode()
@@ -92,5 +132,6 @@ def stand_in(path: str, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
-        serve(sys.argv[2])
-    sys.exit(stand_in(sys.argv[1], sys.argv[2:]))
+        serve(sys.argv[2], int(sys.argv[3]))
+    else:
+        sys.exit(stand_in(sys.argv[1], sys.argv[2:]))
