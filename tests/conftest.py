@@ -97,12 +97,15 @@ def problem(data):
 
 
 @pytest.fixture(scope="session")
-def warm_server(tmp_path_factory):
-    """The socket of a Python that has the libraries loaded, one for all workers; None but on Linux."""
+def warm_client(tmp_path_factory):
+    """The command of a Python that has the libraries loaded; elsewhere than on Linux, of a plain one.
+
+    All workers have one server, which warm.py describes.
+    """
     from minigslora.files import alone_in
 
     if not hasattr(os, "pidfd_open"):
-        return None
+        return [sys.executable]
     folder, owner = shared_folder(tmp_path_factory), os.getppid() if WORKER else os.getpid()
     with alone_in(folder / "warm", wait=True):
         if not (at := folder / "warm" / "socket").exists():
@@ -110,32 +113,27 @@ def warm_server(tmp_path_factory):
             while not at.exists():
                 assert serving.poll() is None, "the server of warm.py ended"
                 time.sleep(0.1)
-    return at
+    return [sys.executable, "-S", str(WARM), str(at)]
 
 
 @pytest.fixture
-def warm_kernels(warm_server, tmp_path, monkeypatch):
+def warm_kernels(warm_client, tmp_path, monkeypatch):
     """Have Jupyter's kernels begin with the libraries loaded."""
-    if warm_server is None:
-        return None
-    client = [sys.executable, "-S", str(WARM), str(warm_server)]
     spec = tmp_path / "warm" / "kernels" / "python3" / "kernel.json"
     spec.parent.mkdir(parents=True)
-    argv = [*client, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    argv = [*warm_client, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec.write_text(json.dumps({"argv": argv, "display_name": "python3", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "warm"), prepend=os.pathsep)
-    return client
 
 
 @pytest.fixture
-def warm_python(warm_kernels, tmp_path, monkeypatch):
+def warm_python(warm_client, warm_kernels, tmp_path, monkeypatch):
     """Have kernels, and what ``sys.executable`` starts, begin with the libraries loaded."""
-    if warm_kernels is None:
-        return
-    python = tmp_path / "warm" / "python"
-    python.write_text(f'#!/bin/sh\nWARM_PYTHON="$0" exec {shlex.join(warm_kernels)} "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
+    if len(warm_client) > 1:
+        python = tmp_path / "warm" / "python"
+        python.write_text(f'#!/bin/sh\nWARM_PYTHON="$0" exec {shlex.join(warm_client)} "$@"\n')
+        python.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(python))
 
 
 def pytest_collection_modifyitems(items):

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -50,10 +49,10 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory, warm_client):
     """The built site's folder."""
     out = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-W", "-q", "-b", "html", "-c", "docs"]
+    command = [*warm_client, "-m", "sphinx", "-W", "-q", "-b", "html", "-c", "docs"]
     done = subprocess.run(
         [*command, "-d", str(out / "doctrees"), ".", str(out / "html")],
         cwd=ROOT,
