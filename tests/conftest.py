@@ -137,9 +137,12 @@ def warm_python(warm_client, warm_kernels, tmp_path, monkeypatch):
 
 
 def pytest_collection_modifyitems(items):
-    """Skip GPU tests where torch sees no CUDA device."""
+    """Keep a file's tests on one worker, but hand out notebooks singly; skip GPU tests without a GPU."""
     import torch
 
+    for item in items:
+        alone = item.nodeid if "notebooks" in item.keywords else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(alone))
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:

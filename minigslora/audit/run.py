@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ def audit(
     for it in bar(models, "audits", watch):
         beside = Beside(tuple(o for o in references if o is not it), before)
         found[it.name] = _measured(asked, it, beside) if it is subject else _kept(asked, it, beside)
-    never = [_never_seen(chosen, it, watch) for it in (subject, before)]
+    never = [_never_seen(chosen, subject, watch), _never_seen(chosen, before, watch, keep=True)]
     return Report(_asked(subject, model, original, given), _lines(found, never), _curves(found), skipped)
 
 
@@ -307,34 +307,47 @@ def _measured(asked: Sequence[Audit], subject: Subject, beside: Beside) -> Figur
     return {a.name: Found({}) if a.name in at_once else a.measure(subject, beside) for a in asked}
 
 
-def _kept(asked: Sequence[Audit], subject: Subject, beside: Beside) -> Figures:
-    """Measure a model that others are read beside, once: what is found is kept for the next file's audit.
+def _once(
+    measure: Callable[[], Figures], asked: Sequence[Audit], models: Sequence[Subject], how: str
+) -> Figures:
+    """Measure once: what is found of models that others are read beside is kept for the next file's audit.
 
     It goes by the models, the question, the audits, the machine and the library. A folder that cannot be
     written costs time only.
     """
-    models = [subject, *beside.oracles, *([beside.original] if beside.original else [])]
-    place = [subject.name == "original", subject.problem.device.type, library_fingerprint()]
-    key = [subject.case.fingerprint, *(m.hash for m in models), *(a.name for a in asked), *map(str, place)]
+    first = models[0]
+    key = [first.case.fingerprint, *(m.hash for m in models), *(a.name for a in asked), how]
+    key += [first.problem.device.type, library_fingerprint()]
     path = data_root() / "audits" / f"{fingerprint_of(' '.join(key))}.json"
     if path.is_file():
-        figures = {name: Found(**found) for name, found in read_json(path).items()}
-    else:
-        figures = _measured(asked, subject, beside)
-        with contextlib.suppress(OutputError):
-            write_json(path, {name: asdict(found) for name, found in figures.items()})
+        return {name: Found(**found) for name, found in read_json(path).items()}
+    figures = measure()
+    with contextlib.suppress(OutputError):
+        write_json(path, {name: asdict(found) for name, found in figures.items()})
+    return figures
+
+
+def _kept(asked: Sequence[Audit], subject: Subject, beside: Beside) -> Figures:
+    """Measure a model that others are read beside, or take what was found of it before."""
+    models = [subject, *beside.oracles, *([beside.original] if beside.original else [])]
+    how = "original" if subject.name == "original" else "reference"
+    figures = _once(lambda: _measured(asked, subject, beside), asked, models, how)
     curves = figures["relearning"].curves if "relearning" in figures else {}
     subject.curves.update({name.removeprefix("rows "): curve for name, curve in curves.items()})
     return figures
 
 
-def _never_seen(chosen: Sequence[Audit], subject: Subject | None, watch: bool) -> Figures:
+def _never_seen(chosen: Sequence[Audit], subject: Subject | None, watch: bool, keep: bool = False) -> Figures:
     """Ask of classes that no model ever saw what can be asked of them; nothing where there are none."""
     if subject is None or subject.problem.kind == "detection" or unseen.why_not(subject.case):
         return {}
     it = unseen.Unseen("never seen", subject.problem, subject.case, twin=subject)
     asked = [a for a in chosen if a.unseen]
-    return {a.name: a.measure(it, Beside()) for a in bar(asked, "never seen", watch)}
+
+    def measure() -> Figures:
+        return {a.name: a.measure(it, Beside()) for a in bar(asked, "never seen", watch)}
+
+    return _once(measure, asked, [subject], "never seen") if keep else measure()
 
 
 def _lines(found: dict[str, Figures], never: Sequence[Figures]) -> tuple[Line, ...]:

@@ -28,11 +28,12 @@ def _table(frame: pd.DataFrame) -> Markup:
     return Markup(f'<div class="box" tabindex="0">{shown}</div>')
 
 
-def _png(figure: Figure) -> str:
-    """Return a figure as a PNG file in base 64, for a page without outside parts."""
-    picture = base64.b64encode(png(figure)).decode()
-    plt.close(figure)
-    return picture
+def _png(picture: Figure | bytes) -> str:
+    """Return a figure, or a PNG file's bytes, in base 64, for a page without outside parts."""
+    if isinstance(picture, Figure):
+        plt.close(picture)
+        picture = png(picture)
+    return base64.b64encode(picture).decode()
 
 
 PAGES = Environment(

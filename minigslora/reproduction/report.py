@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -153,9 +154,11 @@ def write(
     """
     plots.style()
     said, problem = summary(erasure), erasure.problem
-    picture = before_after(erasure, before, problem.predict("test").argmax(dim=1))
+    figure = before_after(erasure, before, problem.predict("test").argmax(dim=1))
+    picture = plots.png(figure, colours=256)
+    plt.close(figure)
     with written_whole(out / "before_after.png") as temporary:
-        temporary.write_bytes(plots.png(picture, colours=256))
+        temporary.write_bytes(picture)
     with written_whole(out / "table.csv") as temporary:
         erasure.table().to_csv(temporary, errors="backslashreplace")
     changed = norms(erasure)
