@@ -136,12 +136,6 @@ def warm_python(warm_client, warm_kernels, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "executable", str(python))
 
 
-@pytest.hookimpl(tryfirst=True)  # of xdist's own
-def pytest_xdist_auto_num_workers():
-    """Start a worker more than there are cores: one often waits for a process that it has started."""
-    return (os.cpu_count() or 1) + 1
-
-
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Keep a file's tests on one worker, but hand out notebooks singly; skip GPU tests without a GPU."""
