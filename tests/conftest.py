@@ -136,14 +136,10 @@ def warm_python(warm_client, warm_kernels, tmp_path, monkeypatch):
         monkeypatch.setattr(sys, "executable", str(python))
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Keep a file's tests on one worker, but hand out notebooks singly; skip GPU tests without a GPU."""
+    """Skip GPU tests where torch sees no CUDA device."""
     import torch
 
-    for item in items:
-        alone = item.nodeid if "notebooks" in item.keywords else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(alone))
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:
