@@ -17,7 +17,7 @@ from torch import nn
 import minigslora
 from minigslora import audit as audit_package
 from minigslora import lora
-from minigslora.audit import run
+from minigslora.audit import run, unseen
 from minigslora.audit.relearning import Attack
 from minigslora.audit.report import LIMITS, PLAIN, Line, Report
 from minigslora.audit.table import AUDITS
@@ -219,6 +219,23 @@ def test_what_is_found_of_references_is_kept_for_the_next_audit(root, original, 
     assert [line.oracles for line in second.lines if "area" in line.figure] == [
         line.oracles for line in first.lines if "area" in line.figure
     ]
+
+
+def test_what_the_original_knows_of_classes_that_nobody_saw_is_kept_too(monkeypatch):
+    model, before = tiny.face_model(), tiny.face_model()
+    monkeypatch.setattr(run, "_original", lambda subject: subject)  # this one knows nobody
+    asked = {"original": before, "only": ["prototype"], **ASKED, "seed": 8}
+    first = minigslora.audit(model, tiny.faces(), [0, 3], **asked)
+    asked_of, put_in = set(), unseen.Unseen._from
+
+    def noted(subject, reading):
+        asked_of.add(subject.twin.name)
+        return put_in(subject, reading)
+
+    monkeypatch.setattr(unseen.Unseen, "_from", noted)
+    second = minigslora.audit(model, tiny.faces(), [0, 3], **asked)
+    assert asked_of == {"model"}
+    assert str(second.lines) == str(first.lines)  # NaN is not equal to itself
 
 
 @pytest.mark.parametrize("head", ["cosface", "linear"])
