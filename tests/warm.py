@@ -105,8 +105,9 @@ def serve(path: str, owner: int) -> None:
     gc.freeze()  # a collection in a forked process would copy all of it
     alive = os.pidfd_open(owner)
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(path)
+        server.bind(f"{path}.new")
         server.listen()
+        os.rename(f"{path}.new", path)  # who finds it can connect
         while alive not in select.select([server, alive], [], [])[0]:
             client, _ = server.accept()
             if not os.fork():
