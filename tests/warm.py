@@ -40,10 +40,7 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM)
 
 
 def become(arguments: list[str], environment: dict[str, str], folder: str, files: list[int]) -> None:
-    """Run what a Python started with these arguments, environment, folder and files would, and exit.
-
-    Without the interpreter's own end, which takes all that is loaded apart: seconds, in a forked process.
-    """
+    """Be what a Python started with these arguments, environment, folder and files would be, to its end."""
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
@@ -57,17 +54,26 @@ def become(arguments: list[str], environment: dict[str, str], folder: str, files
     sys.executable = environment.get("WARM_PYTHON", sys.executable)  # what it starts is warm, too
     option, what, *rest = arguments
     sys.argv = [option, *rest]
-    code: object = None
+    leave(outcome(option, what))
+
+
+def outcome(option: str, what: str) -> object:
+    """Run a module or code as the main one; return what it exits with."""
     try:
         if option == "-m":
             runpy.run_module(what, run_name="__main__", alter_sys=True)
         else:
             exec(compile(what, "<string>", "exec"), vars(sys.modules["__main__"]))
     except SystemExit as asked:
-        code = asked.code
+        return asked.code
     except BaseException:
         traceback.print_exc()
-        code = 1
+        return 1
+    return 0
+
+
+def leave(code: object) -> None:
+    """Exit, but leave what is loaded as it is: taking it apart takes a forked process seconds."""
     threading._shutdown()
     atexit._run_exitfuncs()
     if not isinstance(code, int | None):

@@ -6,7 +6,6 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -30,10 +29,7 @@ def _table(frame: pd.DataFrame) -> Markup:
 
 def _png(picture: Figure | bytes) -> str:
     """Return a figure, or a PNG file's bytes, in base 64, for a page without outside parts."""
-    if isinstance(picture, Figure):
-        plt.close(picture)
-        picture = png(picture)
-    return base64.b64encode(picture).decode()
+    return base64.b64encode(png(picture) if isinstance(picture, Figure) else picture).decode()
 
 
 PAGES = Environment(

@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -154,9 +153,8 @@ def write(
     """
     plots.style()
     said, problem = summary(erasure), erasure.problem
-    figure = before_after(erasure, before, problem.predict("test").argmax(dim=1))
-    picture = plots.png(figure, colours=256)
-    plt.close(figure)
+    after = problem.predict("test").argmax(dim=1)
+    picture = plots.png(before_after(erasure, before, after), colours=256)
     with written_whole(out / "before_after.png") as temporary:
         temporary.write_bytes(picture)
     with written_whole(out / "table.csv") as temporary:

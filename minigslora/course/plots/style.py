@@ -58,14 +58,14 @@ def show(fig: Figure, alt: str, colours: int = 256) -> None:
 def image(fig: Figure, alt: str, colours: int = 256, more: str = "") -> str:
     """Return a figure as an HTML element with its text, and close it; ``more`` are further attributes."""
     picture = base64.b64encode(png(fig, 100, colours)).decode()
-    plt.close(fig)
     return f'<img alt="{html.escape(alt)}"{more} src="data:image/png;base64,{picture}">'
 
 
 def png(fig: Figure, dpi: int = 110, colours: int = 0) -> bytes:
-    """Return a figure as a PNG file's bytes; of 256 colours it is a third of the size, 0 keeps all."""
+    """Return a figure as a PNG file's bytes, and close it; 256 colours make it small, 0 keeps all."""
     drawn, small = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, format="png", dpi=dpi, bbox_inches="tight")
+    plt.close(fig)
     if not colours:
         return drawn.getvalue()
     with Image.open(drawn) as image:
